@@ -1,0 +1,85 @@
+# make app    set up and run the Studio on http://127.0.0.1:7860
+# make test   set up and run every check and test
+# make lint   set up and run ruff alone
+#
+# PYTHON=python3.12   the Python to build .venv with (3.11 or newer)
+# PORT=7861           the Studio's port
+# CHROMIUM=/path      the browser that the browser tests drive
+# PYTEST_ARGS="..."   handed to pytest, as in PYTEST_ARGS='-m "not slow"'
+
+PYTHON ?= python3
+PORT ?= 7860
+CHROMIUM ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+# Peer library of the attack tests; requirements-dev.txt says why it comes without dependencies.
+TORCHATTACKS := torchattacks==3.5.1
+
+export CHROMIUM
+export GRADIO_ANALYTICS_ENABLED := False
+
+.PHONY: app test lint browser clean
+.DEFAULT_GOAL := app
+
+app: $(VENV)/.app-installed
+	$(BIN)/python app.py --port $(PORT)
+
+test: $(VENV)/.dev-installed browser
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "CCE Studio needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# The stamps are written last, so an install that broke off is taken up again.
+$(VENV)/.app-installed: requirements.txt | $(BIN)/python
+	@echo "Installing what the Studio needs into $(VENV) (once; a few minutes)"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev-installed: requirements-dev.txt Makefile $(VENV)/.app-installed
+	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps $(TORCHATTACKS)
+	@touch $@
+
+# A Chromium for the browser tests: the one named, one that is here, the system's package where it
+# may be installed, Playwright's own otherwise.
+browser: $(VENV)/.dev-installed
+	@if [ -n "$$CHROMIUM" ]; then \
+	  [ -x "$$CHROMIUM" ] || { echo "CHROMIUM=$$CHROMIUM is not a program." >&2; exit 1; }; \
+	  exit 0; \
+	fi; \
+	for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ -f $(VENV)/.playwright-chromium ]; then exit 0; fi; \
+	root=none; \
+	if command -v apt-get >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then root=""; \
+	  elif sudo -n true 2>/dev/null; then root="sudo -n"; fi; \
+	fi; \
+	if [ "$$root" != none ]; then \
+	  echo "Installing Chromium for the browser tests"; \
+	  $$root apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+	  && command -v chromium >/dev/null && exit 0; \
+	fi; \
+	$(BIN)/python -m playwright install chromium && touch $(VENV)/.playwright-chromium && exit 0; \
+	echo "The browser tests need Chromium, and it could not be installed from here. Do one of these:" >&2; \
+	echo "  - install it yourself (Debian: apt install chromium)" >&2; \
+	echo "  - name one: make test CHROMIUM=/path/to/chromium" >&2; \
+	echo "  - leave these tests out: .venv/bin/python -m pytest -q -m 'not browser'" >&2; \
+	exit 1

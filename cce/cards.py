@@ -1,0 +1,148 @@
+"""Model cards: a checkpoint's README, built from its config and its metrics, never typed by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cce.config import AttackConfig, TrainConfig, from_json
+
+if TYPE_CHECKING:
+    from cce.checkpoints import Checkpoint
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent for the eye.
+
+    >>> percent(0.4567), percent(None)
+    ('45.7 %', 'n/a')
+    """
+    return "n/a" if value is None else f"{100 * value:.1f} %"
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """Markdown with Hub front matter: how it was made, what was measured, what it cannot do."""
+    parts = [_front_matter(checkpoint), _summary(checkpoint), _making(checkpoint), _measured(checkpoint)]
+    parts.append(_limits(checkpoint))
+    return "\n".join(p for p in parts if p)
+
+
+def _front_matter(c: Checkpoint) -> str:
+    return (
+        "---\nlicense: mit\nlibrary_name: cce-studio\npipeline_tag: image-classification\n"
+        f"tags:\n- adversarial-robustness\n- ensemble\n- {c.dataset}\n---\n"
+    )
+
+
+def _summary(c: Checkpoint) -> str:
+    shape = c.model.config
+    lines = [
+        f"# {c.id}",
+        "",
+        f"{c.defense.name} ensemble: {shape.members} x {shape.architecture} on {c.dataset}, {shape.classes} classes, "
+        f"input {' x '.join(map(str, shape.input_shape))} in [0, 1].",
+        "",
+        f"Loss: `{c.defense.method}`, lambda_pm {c.defense.lambda_pm:g}, lambda_dm {c.defense.lambda_dm:g}, "
+        f"{c.defense.indicator} indicator, reading `paper` (Eq. 5 with the stop-gradient).",
+    ]
+    if c.detector:
+        d = c.detector
+        lines += [
+            "",
+            f"Detector: flagged where the entropy of f_en exceeds {d.threshold:.3f} nats; "
+            f"{percent(d.false_positive_rate)} false positives on {d.calibrated_on} ({d.images} images).",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _making(c: Checkpoint) -> str:
+    record = c.training
+    if not record:
+        return ""
+    config: TrainConfig = from_json(TrainConfig, record["config"])
+    rows = [
+        "## How it was made",
+        "",
+        "| phase | epochs | loss | attack in training | learning rate |",
+        "|---|---|---|---|---|",
+    ]
+    for p in config.phases:
+        attack = "none" if p.defense.method == "nat" else _training_attack(p.attack)
+        rows.append(
+            f"| {p.name} | {p.epochs:g} | {p.defense.name} | {attack} | {p.schedule}, at most {p.learning_rate:g} |"
+        )
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    rows += [
+        "",
+        f"{record['images_seen']:,} images seen, batch {config.batch_size}, {config.optimizer}, weight decay "
+        f"{config.weight_decay:g}, seed {config.seed}, precision {config.precision}; "
+        f"{record['seconds'] / 60:.0f} minutes on {record['machine']}; {versions}.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _training_attack(a: Any) -> str:
+    def span(low: float, high: float) -> str:
+        return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+    epsilon = span(255 * a.epsilon[0], 255 * a.epsilon[1])
+    return f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
+
+
+def _measured(c: Checkpoint) -> str:
+    m = c.metrics
+    if not m:
+        return "## Measured\n\nNothing yet: run `python -m cce evaluate` on this folder.\n"
+    lines = [
+        "## Measured",
+        "",
+        f"On {m['data']}, {m['images']} images unless a row says otherwise, seed {m['seed']}, {m['device']}. "
+        f"Again: `{m['command']}`",
+        "",
+    ]
+    header = ["input", "accuracy", "members", "S1..1", "S0..0"]
+    if c.detector:
+        header += ["flagged", "wrong and unflagged", "AUC", "AUC, successful only"]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for title, row in measured_rows(m):
+        lines.append("| " + " | ".join([title, *_cells(row, bool(c.detector))]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every measured row of `metrics.json` with its title, in the order of a card."""
+    rows = [("clean", metrics["natural"])]
+    names = AttackConfig.__dataclass_fields__
+    for row in metrics.get("attacks", []):
+        config = AttackConfig(**{k: v for k, v in row.items() if k in names})
+        rows.append((config.describe(), row))
+    for row in metrics.get("adaptive", []):
+        rows.append((f"detector-aware: {row['name']} (n = {row['images']})", row))
+    rows += [(f"not an attack: {row['name']}", row) for row in metrics.get("benign_corruptions", [])]
+    return rows
+
+
+def _cells(row: dict[str, Any], detector: bool) -> list[str]:
+    subsets = list(row["subsets"].values())
+    cells = [percent(row["accuracy"]), ", ".join(percent(a) for a in row["member_accuracy"])]
+    cells += [percent(subsets[0]), percent(subsets[-1])]
+    if detector:
+        cells += [percent(row.get("flagged")), percent(row.get("wrong_and_unflagged"))]
+        cells += ["" if row.get(k) is None else f"{row[k]:.4f}" for k in ("auc", "auc_successful")]
+    return cells
+
+
+def _limits(c: Checkpoint) -> str:
+    lines = ["## What it cannot do", ""]
+    if c.defense.lambda_dm > c.defense.lambda_pm:
+        lines += [
+            "- Robustness is given up on purpose in detection mode: accuracy under attack is low, it flags instead.",
+            "- The detector is not proof against an attacker who knows of it: see the detector-aware rows.",
+            "- High entropy does not prove an attack: noise and pictures unlike the training data are flagged too.",
+        ]
+    else:
+        lines += [
+            "- Robust accuracy under PGD is an upper bound; stronger attacks lower it.",
+            "- Its entropy threshold is a by-product: this ensemble was not trained to detect.",
+        ]
+    lines.append("- A research model on small pictures: not for decisions about people or safety.")
+    return "\n".join(lines) + "\n"

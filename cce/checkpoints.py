@@ -1,0 +1,226 @@
+"""Checkpoints: a released ensemble as a folder of `config.json`, `model.safetensors`, `metrics.json`, `README.md`.
+
+Nothing in it can run code. Everything is checked against everything else before a weight is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
+from cce.detection import Detector
+from cce.models import Ensemble
+from cce.runs import write_atomically
+
+FORMAT_VERSION = 1
+FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file and the field."""
+
+
+@dataclass
+class Checkpoint:
+    """An ensemble with all that was said and measured of it.
+
+    `training` is the record of how it was made: the run's config, seconds, machine, versions.
+    `metrics` is what `python -m cce evaluate` wrote.
+    """
+
+    id: str
+    model: Ensemble
+    dataset: str
+    classes: tuple[str, ...]
+    defense: Defense
+    training: dict[str, Any]
+    detector: Detector | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def config(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        shape = self.model.config
+        return {
+            "format_version": FORMAT_VERSION,
+            "id": self.id,
+            "dataset": self.dataset,
+            "classes": list(self.classes),
+            "input_shape": list(shape.input_shape),
+            "architecture": shape.architecture,
+            "members": shape.members,
+            "defense": {"name": self.defense.name, **to_json(self.defense), "reading": "paper"},
+            "training": self.training,
+            "detector": asdict(self.detector) if self.detector else None,
+        }
+
+
+def training_record(config: TrainConfig, steps: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    """How a checkpoint was made: the config, images seen, time, machine and versions."""
+    return {
+        "config": to_json(config),
+        "steps": steps,
+        "images_seen": steps * config.batch_size,
+        "seconds": round(seconds, 1),
+        "machine": machine_name(device),
+        "versions": {"python": platform.python_version(), "torch": version("torch"), "cce": version_of_cce()},
+    }
+
+
+def machine_name(device: torch.device) -> str:
+    """The device in words, for figures to name where they were measured."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} thread(s) of {_cpu_name()}"
+
+
+def version_of_cce() -> str:
+    """This library's version."""
+    from cce import __version__
+
+    return __version__
+
+
+def _cpu_name() -> str:
+    try:
+        names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
+    """Write the folder; the weights first, the config last, each whole or not at all."""
+    from cce.cards import model_card
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
+    beside = folder / f".model.{os.getpid()}.part"
+    try:
+        save_file(weights, beside, metadata={"format": "pt"})
+        os.replace(beside, folder / "model.safetensors")
+    finally:
+        beside.unlink(missing_ok=True)
+    write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
+    write_atomically(folder / "README.md", model_card(checkpoint))
+    write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
+    checkpoint.folder = folder
+    return folder
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a checkpoint folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: a missing, truncated or wrong file, a version this code does not know, or a
+            member or class count that disagrees with the weights: before any weight is used.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {', '.join(FILES)}")
+    values = _read_json(folder / "config.json")
+    config, checkpoint_fields = _parse_config(folder / "config.json", values)
+    try:
+        model = Ensemble(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    model.load_state_dict(_read_weights(folder / "model.safetensors", model))
+    metrics_file = folder / "metrics.json"
+    metrics = _read_json(metrics_file) if metrics_file.exists() else {}
+    model.to(device, memory_format=torch.channels_last).eval()
+    return Checkpoint(model=model, metrics=metrics, folder=folder, **checkpoint_fields)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; fetch the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch the checkpoint again")
+    return values
+
+
+def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model's config and the other fields of `Checkpoint`, each checked."""
+    found = values.get("format_version")
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version is {found!r}; this version reads {FORMAT_VERSION}. Update the code or fetch again"
+        )
+    wanted = ("id", "dataset", "classes", "input_shape", "architecture", "members", "defense", "training")
+    for name in wanted:
+        if name not in values:
+            raise CheckpointError(f"{path}: the field {name!r} is missing")
+    kinds = {"id": str, "dataset": str, "classes": list, "defense": dict, "training": dict}
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise CheckpointError(f"{path}: {name} is {values[name]!r}; it must be a {kind.__name__}")
+    shape = {
+        "architecture": values["architecture"],
+        "members": values["members"],
+        "classes": len(values["classes"]),
+        "input_shape": values["input_shape"],
+    }
+    names = {k: v for k, v in values["defense"].items() if k not in ("name", "reading")}
+    try:
+        config = from_json(ModelConfig, shape, "config")
+        defense = from_json(Defense, names, "defense")
+        detector = from_json(Detector, values["detector"], "detector") if values.get("detector") else None
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    fields = {k: values[k] for k in ("id", "dataset", "training")}
+    return config, {**fields, "classes": tuple(values["classes"]), "defense": defense, "detector": detector}
+
+
+def _read_weights(path: Path, model: Ensemble) -> dict[str, torch.Tensor]:
+    """The tensors of `path`, held against what `model` needs: names, shapes, finite values."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            _compare(path, shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()})
+            weights = {name: file.get_tensor(name) for name in shapes}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch the checkpoint again") from error
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; fetch the checkpoint again")
+    return weights
+
+
+def _compare(path: Path, found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:
+    members = {int(m.group(1)) for name in found if (m := re.match(r"members\.(\d+)\.", name))}
+    wanted = {int(m.group(1)) for name in needed if (m := re.match(r"members\.(\d+)\.", name))}
+    if members != wanted:
+        raise CheckpointError(f"{path} holds {len(members)} members; config.json says members is {len(wanted)}")
+    for name in sorted(found.keys() ^ needed.keys()):
+        where = "is missing" if name in needed else "is not part of this architecture"
+        raise CheckpointError(f"{path}: the tensor {name} {where}; config.json and the weights disagree")
+    for name, shape in needed.items():
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{path}: {name} has the shape {found[name]}; config.json (architecture, classes, input_shape) "
+                f"needs {shape}"
+            )
+
+
+def released(folder: Path | str | None = None) -> list[Path]:
+    """The checkpoint folders that ship with the project, or those in `folder`, by name."""
+    root = Path(folder) if folder else Path(__file__).resolve().parent.parent / "checkpoints"
+    return sorted(p.parent for p in root.glob("*/config.json"))

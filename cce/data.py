@@ -1,0 +1,516 @@
+"""Data stage: load a data set once, as uint8, and augment it by the batch.
+
+Four data sets. ``digits`` comes with scikit-learn and is always there. ``mnist``, ``cifar10`` and
+``cifar100`` are one file each, ``<folder>/<name>.npz``, which is written after the first
+download. Images are kept as uint8 ``(N, C, H, W)``; ``Split.pixels`` gives them in [0, 1].
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import tempfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cce.torchvision_loading import import_torchvision
+
+Progress = Callable[[float, str], None]
+"""Called with a fraction in [0, 1] and a line of text."""
+
+_DIGITS = tuple("0123456789")
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "mnist": _DIGITS,
+    "digits": _DIGITS,
+    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+    # The hundred fine labels, in their official order, which is alphabetical.
+    "cifar100": tuple(
+        """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+        kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+        mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+        plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
+        skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+        telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf
+        woman worm""".split()
+    ),
+}
+"""Class names of each data set, by label."""
+
+DATASETS = tuple(CLASS_NAMES)
+"""The names that ``load`` takes."""
+
+DIGITS_SIZE = 16
+"""Side in pixels that the 8x8 digits are upscaled to unless another is asked for."""
+
+DOWNLOAD_BYTES = {"mnist": 11_594_722, "cifar10": 170_498_071, "cifar100": 169_001_437}
+"""Size of what ``download`` fetches, in bytes: training and test images come in one archive."""
+
+_SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}  # H, W, C
+_TORCHVISION_CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_FIELDS = ("x_train", "y_train", "x_test", "y_test")
+_REMEDY = "delete the file and load again to download it"
+_STALL_SECONDS = 60.0  # a download that receives nothing for so long has failed
+_POLL_SECONDS = 0.3
+
+
+class DataError(RuntimeError):
+    """A data set is absent, cannot be got, or its file is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their labels: a run of consecutive ones from an official set.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64.
+        start: index of the first one in the official set.
+
+    Raises:
+        ValueError: images and labels differ in number.
+    """
+
+    images: Tensor
+    labels: Tensor
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, n: int) -> "Split":
+        """The first n, or all if there are fewer. Shares memory with this split.
+
+        Raises:
+            ValueError: n is negative.
+        """
+        if n < 0:
+            raise ValueError(f"n is {n}; how many images to take cannot be negative")
+        return Split(self.images[:n], self.labels[:n], self.start)
+
+    def pixels(self) -> Tensor:
+        """The images as ``(N, C, H, W)`` float32 in [0, 1], on the 1/255 grid."""
+        return self.images.to(torch.float32).div_(255)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in its three roles.
+
+    For ``mnist``, ``cifar10`` and ``cifar100``, ``train`` is every training image, ``test`` the
+    whole official test set and ``calibration`` its last tenth (1,000 images). ``digits`` has one
+    set of 1,797: ``test`` is the last 360, ``calibration`` the 180 before, ``train`` the rest.
+
+    Calibration images set detector thresholds and do nothing else: what evaluates a detector
+    reads ``detection_test``, never ``test``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    calibration: Split
+    test: Split
+
+    @property
+    def detection_test(self) -> Split:
+        """The test images that no detector threshold was calibrated on."""
+        before = self.calibration.start - self.test.start
+        return self.test.first(before) if before >= 0 else self.test
+
+    @property
+    def flips(self) -> bool:
+        """Whether a mirror image keeps its class: true of photographs, not of digits."""
+        return self.name.startswith("cifar")
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.test.images.shape[1:]
+        return channels, height, width
+
+
+def data_folder(root: str | Path | None = None) -> Path:
+    """The folder of the data sets: root, else ``CCE_DATA``, else ``~/.cache/cce-studio/data``."""
+    chosen = root or os.environ.get("CCE_DATA") or "~/.cache/cce-studio/data"
+    return Path(chosen).expanduser()
+
+
+def data_file(name: str, root: str | Path | None = None) -> Path:
+    """The file that holds ``mnist``, ``cifar10`` or ``cifar100``, whether or not it is there.
+
+    Raises:
+        ValueError: no data set of that name has a file.
+    """
+    if name not in _SHAPES:
+        raise ValueError(f"{name!r} has no data file; the ones with a file: {', '.join(_SHAPES)}")
+    return data_folder(root) / f"{name}.npz"
+
+
+def available(name: str, root: str | Path | None = None) -> bool:
+    """Whether ``load`` would find the data set on this machine. Uses no network.
+
+    Raises:
+        ValueError: the name is none of ``DATASETS``.
+    """
+    _check_name(name)
+    return name == "digits" or data_file(name, root).is_file()
+
+
+def load(name: str, root: str | Path | None = None, size: int | None = None) -> Dataset:
+    """Load a data set, downloading it first if it is not there.
+
+    Args:
+        name: one of ``DATASETS``.
+        root: folder of the data sets; see ``data_folder``.
+        size: side in pixels to upscale ``digits`` to (default 16). For ``digits`` only.
+
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        ValueError: the name is none of ``DATASETS``, or a size is given for another than digits.
+        DataError: not there and not to be got, or its file is damaged or wrong.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.train.images.shape
+        torch.Size([1257, 1, 16, 16])
+    """
+    _check_name(name)
+    if name == "digits":
+        return _digits(DIGITS_SIZE if size is None else size)
+    if size is not None:
+        raise ValueError(f"size is {size}, but {name} has its own; only digits are resized")
+    path = data_file(name, root)
+    if not path.is_file():
+        download(name, root)
+    train, test = _read(path, name)
+    tenth = len(test) // 10
+    start = len(test) - tenth
+    calibration = Split(test.images[start:], test.labels[start:], start)
+    return Dataset(name, CLASS_NAMES[name], train, calibration, test)
+
+
+def samples(name: str) -> Split:
+    """The test images that installed packages ship: always there, with no network.
+
+    Args:
+        name: one of ``DATASETS``.
+
+    Returns:
+        The first 20 of the official test set, from the foolbox package; for ``digits`` the 360
+        held-out ones.
+
+    Raises:
+        ValueError: the name is none of ``DATASETS``.
+        DataError: the foolbox package is not installed, or has lost its pictures.
+    """
+    _check_name(name)
+    if name == "digits":
+        return load(name).test
+    # find_spec looks without importing: foolbox takes seconds to import.
+    spec = importlib.util.find_spec("foolbox")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    paths = sorted(folder.glob(f"{name}_[0-9][0-9]_*.png")) if folder else []
+    if not paths:
+        raise DataError(
+            f"the sample pictures of {name} are missing: they come with the foolbox package "
+            f"(looked in {folder or 'the installed packages'}); run 'pip install foolbox'"
+        )
+    channels = _SHAPES[name][2]
+    pictures = [_read_sample(path, "L" if channels == 1 else "RGB") for path in paths]
+    labels = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
+    images = np.stack(pictures).reshape(len(paths), *_SHAPES[name])
+    return Split(_channels_first(images), torch.tensor(labels))
+
+
+def augment(images: Tensor, generator: torch.Generator, flip: bool, shift: float) -> Tensor:
+    """Mirror half of the images and shift each one, by random draws of its own.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8, on any device.
+        generator: source of the draws, on any device; it advances by the same amount whatever
+            ``flip`` and ``shift`` are.
+        flip: mirror each image left to right with probability one half.
+        shift: largest shift as a fraction of the side, in [0, 1). Each image moves by a whole
+            number of pixels, uniform in ``[-round(shift * side), round(shift * side)]`` along
+            each axis; what moves into view repeats the edge.
+
+    Returns:
+        ``(B, C, H, W)`` uint8, new, on the images' device.
+
+    Raises:
+        ValueError: images are not uint8 ``(B, C, H, W)``, or shift is outside [0, 1).
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}; "
+            "augment takes uint8 (B, C, H, W), before the conversion to [0, 1]"
+        )
+    if not 0 <= shift < 1:
+        raise ValueError(f"shift is {shift}; it is a fraction of the side, in [0, 1)")
+    batch, channels, height, width = images.shape
+    draws = torch.rand(3, batch, 1, generator=generator, device=generator.device)
+    draws = draws.to(images.device, non_blocking=True)
+    rows = _shifted(height, shift, draws[0])  # (B, H)
+    columns = _shifted(width, shift, draws[1])  # (B, W)
+    if flip:
+        columns = torch.where(draws[2] < 0.5, width - 1 - columns, columns)
+    source = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, height * width)
+    flat = images.reshape(batch, channels, height * width)
+    return flat.gather(2, source.expand(-1, channels, -1)).view_as(images)
+
+
+def download(name: str, root: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Get a data set by torchvision, which verifies it, and write its file.
+
+    Does nothing where the file is already there. The archive holds training and test images
+    together (``DOWNLOAD_BYTES``); it is removed once the file is written.
+
+    Args:
+        name: ``mnist``, ``cifar10`` or ``cifar100`` (for ``digits`` there is nothing to get).
+        root: folder of the data sets; see ``data_folder``.
+        progress: called, from the calling thread, with a fraction in [0, 1] and a line of text.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: no data set of that name is to be downloaded.
+        DataError: no network, a checksum that disagrees, or a folder that cannot be written.
+    """
+    path = data_file(name, root)
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{name}-download-", dir=path.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            arrays = _fetch(name, Path(scratch), progress or (lambda fraction, text: None))
+            _write(path, arrays)
+    except (OSError, RuntimeError, EOFError, zlib.error) as error:  # URLError is an OSError
+        raise DataError(_how_to_get(name, path, error)) from error
+    return path
+
+
+def _check_name(name: str) -> None:
+    if name not in CLASS_NAMES:
+        raise ValueError(f"no data set is called {name!r}; choose one of {', '.join(DATASETS)}")
+
+
+def _how_to_get(name: str, path: Path, error: BaseException) -> str:
+    """The message for a data set that is neither there nor to be downloaded."""
+    megabytes = round(DOWNLOAD_BYTES[name] / 1e6)
+    return (
+        f"{name} is not on this machine and could not be downloaded ({error}).\n"
+        f"Looked for {path.name} in {path.parent}.\n"
+        "Three ways to get it:\n"
+        f"  1. with a network, run 'python -m cce data {name}' again ({megabytes} MB);\n"
+        f"  2. copy {path.name} from another machine to {path} (arrays x_train, y_train, x_test, "
+        "y_test; uint8, images NHWC or NHW);\n"
+        f"  3. point --data or the variable CCE_DATA at a folder that holds {path.name}."
+    )
+
+
+# Reading and writing the file
+
+
+def _read(path: Path, name: str) -> tuple[Split, Split]:
+    """Read and check a data file; give its training and its test split."""
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
+        raise DataError(_unreadable(path, error)) from error
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise DataError(_unreadable(path, "it holds a single array"))
+    with arrays:
+        missing = [field for field in _FIELDS if field not in arrays.files]
+        if missing:
+            raise DataError(
+                f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); {_REMEDY}"
+            )
+        train, test = (_split(arrays, path, name, part) for part in ("train", "test"))
+    if len(test) < 10:
+        raise DataError(
+            f"{path}: x_test has {len(test)} images; at least 10 are needed, as a tenth of them "
+            "calibrates the detectors"
+        )
+    return train, test
+
+
+def _split(arrays: np.lib.npyio.NpzFile, path: Path, name: str, part: str) -> Split:
+    """Read and check ``x_<part>`` and ``y_<part>``."""
+    images = _field(arrays, path, f"x_{part}")
+    labels = _field(arrays, path, f"y_{part}")
+    height, width, channels = _SHAPES[name]
+    if images.dtype != np.uint8:
+        raise DataError(f"{path}: x_{part} is {images.dtype}; it has to be uint8, 0 to 255")
+    if images.ndim == 3 and channels == 1:
+        images = images[..., None]
+    if images.shape[1:] != (height, width, channels):
+        raise DataError(
+            f"{path}: x_{part} has shape {images.shape}; {name} is (N, {height}, {width}, {channels}), channels last"
+        )
+    return Split(_channels_first(images), _labels(labels, len(images), path, name, f"y_{part}"))
+
+
+def _labels(labels: np.ndarray, count: int, path: Path, name: str, field: str) -> Tensor:
+    """Check the labels of a split and give them as int64."""
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{path}: {field} is {labels.dtype}; labels are whole numbers")
+    if labels.shape not in ((count,), (count, 1)):
+        raise DataError(f"{path}: {field} has shape {labels.shape}; there are {count} images")
+    classes = len(CLASS_NAMES[name])
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"{path}: {field} runs from {labels.min()} to {labels.max()}; {name} has labels 0 to {classes - 1}"
+        )
+    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
+
+
+def _field(arrays: np.lib.npyio.NpzFile, path: Path, field: str) -> np.ndarray:
+    """Read one array; this is where damage inside the file shows."""
+    try:
+        return arrays[field]
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        raise DataError(f"{path}: {field} cannot be read ({error}); {_REMEDY}") from error
+
+
+def _unreadable(path: Path, why: object) -> str:
+    return f"{path} is not a readable npz file ({why}); {_REMEDY}"
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    """NHWC to a contiguous NCHW tensor, in memory of its own."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the data file beside its place, then rename: it is whole or absent, never half."""
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o644)  # mkstemp's 0600 would lock out others who share the folder
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+# Downloading
+
+
+def _fetch(name: str, scratch: Path, progress: Progress) -> dict[str, np.ndarray]:
+    """Download into a scratch folder, reporting, and give the four arrays.
+
+    The download runs in a thread of its own while this one watches the folder grow, so that
+    progress is reported from the caller's thread and a dead connection is noticed.
+    """
+    outcome: dict[str, np.ndarray | BaseException] = {}
+    worker = threading.Thread(target=_fetch_into, args=(outcome, name, scratch), daemon=True)
+    worker.start()
+    total, megabytes = DOWNLOAD_BYTES[name], round(DOWNLOAD_BYTES[name] / 1e6)
+    seen, seen_at = 0, time.monotonic()
+    while worker.is_alive():
+        size = _bytes_in(scratch)
+        if size != seen:
+            seen, seen_at = size, time.monotonic()
+        elif seen < total and time.monotonic() - seen_at > _STALL_SECONDS:
+            raise TimeoutError(f"nothing received for {_STALL_SECONDS:.0f} seconds")
+        if seen < total:
+            progress(0.9 * seen / total, f"Downloading {name}: {seen / 1e6:.0f} of {megabytes} MB")
+        else:
+            progress(0.9, f"Unpacking and checking {name}")
+        worker.join(_POLL_SECONDS)
+    if isinstance(error := outcome.pop("error", None), BaseException):
+        raise error
+    progress(1.0, f"{name} is here")
+    return outcome
+
+
+def _fetch_into(outcome: dict[str, object], name: str, scratch: Path) -> None:
+    """Fill outcome with the four arrays, or with the error under ``error``."""
+    try:
+        kind = getattr(import_torchvision().datasets, _TORCHVISION_CLASSES[name])
+        for part in ("train", "test"):
+            official = kind(str(scratch), train=part == "train", download=True)
+            outcome[f"x_{part}"] = np.asarray(official.data, dtype=np.uint8)
+            outcome[f"y_{part}"] = np.asarray(official.targets, dtype=np.uint8)
+    except BaseException as error:  # handed to the caller's thread, which raises it
+        outcome["error"] = error
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of all files in a folder that another thread is writing to."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+# Pictures from packages
+
+
+def _read_sample(path: Path, mode: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert(mode))
+
+
+def _digits(size: int) -> Dataset:
+    """scikit-learn's digits at the given size.
+
+    The rule: a value v in 0..16 becomes v * 255 / 16; the 8x8 picture is then interpolated
+    bilinearly, pixels as areas (half-pixel centres, edges repeated), and rounded to uint8.
+    """
+    if size < 8:
+        raise ValueError(f"size is {size}; digits are 8x8 and are only upscaled")
+    values, targets = _raw_digits()
+    scaled = torch.from_numpy(values)[:, None] * (255 / 16)  # (N, 1, 8, 8) float64
+    scaled = F.interpolate(scaled, size=(size, size), mode="bilinear", align_corners=False)
+    images = scaled.round_().to(torch.uint8)
+    labels = torch.from_numpy(targets).to(torch.int64)
+    count = len(images)
+    bounds = {"train": (0, count - 540), "calibration": (count - 540, count - 360)}
+    bounds["test"] = (count - 360, count)
+    parts = {part: Split(images[a:b], labels[a:b], a) for part, (a, b) in bounds.items()}
+    return Dataset("digits", CLASS_NAMES["digits"], **parts)
+
+
+@functools.cache
+def _raw_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # takes a second to import: only where needed
+
+    digits = load_digits()
+    return digits.images, digits.target
+
+
+# Augmentation
+
+
+def _shifted(side: int, shift: float, draws: Tensor) -> Tensor:
+    """Source index of each pixel along one axis: ``(B, side)`` int64, from ``(B, 1)`` uniforms."""
+    most = round(shift * side)
+    offsets = (draws * (2 * most + 1)).long().clamp_(max=2 * most) - most  # (B, 1)
+    return (torch.arange(side, device=draws.device) + offsets).clamp_(0, side - 1)

@@ -1,0 +1,243 @@
+"""Models: the members of Table 8 and ResNet-D, the ensemble, and its fast copy for attacks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cce.config import ConfigError, ModelConfig, check
+
+
+class ConvNorm(nn.Module):
+    """Bias-free 3x3 or 1x1 convolution and batch norm, kept together so that they can be folded."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`."""
+        return self.norm(self.conv(x))
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that this pair is in evaluation mode."""
+        scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+        bias = self.norm.bias - scale * self.norm.running_mean
+        return self.conv.weight * scale[:, None, None, None], bias
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv 1512.03385; projection on a change of size)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(inputs, outputs, stride=stride)
+        self.second = ConvNorm(outputs, outputs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, kernel=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`."""
+        return F.relu(self.shortcut(x) + self.second(F.relu(self.first(x))))
+
+
+class ResNet(nn.Module):
+    """ResNet-D for small images, D = 6n + 2: three stages of n blocks, 16, 32, 64 channels.
+
+    Pixels are centred inside, `(x - 0.5) / 0.25`, in float32: a bfloat16 search then rounds inputs by
+    at most a quarter of 1/255, where raw pixels would lose a half.
+    """
+
+    def __init__(self, channels: int, classes: int, depth: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        width = 16
+        for outputs, stride in ((16, 1), (32, 2), (64, 2)):
+            for i in range((depth - 2) // 6):
+                blocks.append(ResidualBlock(width, outputs, stride if i == 0 else 1))
+                width = outputs
+        self.stem = ConvNorm(channels, 16)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(B, classes)` of `x` `(B, C, H, W)` in [0, 1]."""
+        x = ((x - 0.5) / 0.25).to(self.head.weight.dtype)
+        return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+
+
+# Table 8: convolutions before each of the two poolings, hidden fully connected layers after dropout.
+_TABLE8 = {
+    "cnn-mnist": ((32, 2), (64, 2), (200, 1)),
+    "cnn-cifar10": ((64, 2), (128, 2), (256, 1)),
+    "cnn-cifar100": ((64, 3), (128, 3), (256, 2)),
+}
+
+
+class StandardCNN(nn.Module):
+    """The standard CNN of Table 8: same-padded 3x3 convolutions, two poolings, dropout 0.5."""
+
+    def __init__(self, architecture: str, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        (first, n_first), (second, n_second), (hidden, n_after) = _TABLE8[architecture]
+        channels, height, width = input_shape
+        check(
+            min(height, width) >= 4,
+            f"input_shape is {input_shape}; {architecture} needs 4 x 4 pixels or more",
+        )
+        layers: list[nn.Module] = []
+        for outputs, count in ((first, n_first), (second, n_second)):
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU()]
+                channels = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        dense: list[nn.Module] = [nn.Linear(second * (height // 4) * (width // 4), hidden), nn.ReLU()]
+        dense.append(nn.Dropout(0.5))
+        for _ in range(n_after):
+            dense += [nn.Linear(hidden, hidden), nn.ReLU()]
+        self.head = nn.Sequential(*dense, nn.Linear(hidden, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(B, classes)` of `x` `(B, C, H, W)` in [0, 1]."""
+        return self.head(self.features(x.to(self.head[0].weight.dtype)).flatten(1))
+
+
+def build_member(config: ModelConfig) -> nn.Module:
+    """One freshly initialized member."""
+    if config.resnet_depth:
+        return ResNet(config.input_shape[0], config.classes, config.resnet_depth)
+    return StandardCNN(config.architecture, config.input_shape, config.classes)
+
+
+class Ensemble(nn.Module):
+    """N members and their mean: f_en = (1/N) sum_n softmax(logits_n).
+
+    `forward` returns **log f_en**, which is its own log-softmax: a library that expects logits
+    attacks the right function, with no second softmax.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(build_member(config) for _ in range(config.members))
+
+    def member_logits(self, x: Tensor) -> Tensor:
+        """Logits of every member, `(N, B, classes)` float32, for `x` `(B, C, H, W)` in [0, 1]."""
+        return torch.stack([member(x).float() for member in self.members])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log f_en(x), `(B, classes)`."""
+        return log_mean_probability(self.member_logits(x))
+
+
+def log_mean_probability(member_logits: Tensor) -> Tensor:
+    """Log of the members' mean softmax: `(N, B, classes)` logits to `(B, classes)`.
+
+    >>> log_mean_probability(torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    n = member_logits.shape[0]
+    return torch.logsumexp(F.log_softmax(member_logits, dim=-1), dim=0) - math.log(n)
+
+
+def entropy(log_probability: Tensor) -> Tensor:
+    """Shannon entropy in nats over the last dimension, of log-probabilities."""
+    finite = log_probability.clamp_min(torch.finfo(log_probability.dtype).min)  # 0 * -inf would be NaN
+    return -(log_probability.exp() * finite).sum(-1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode, parameters without gradient; both come back as they were."""
+    modes = [(m, m.training) for m in model.modules()]
+    needs = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval().requires_grad_(False)
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, need in needs:
+            parameter.requires_grad_(need)
+
+
+class SearchCopy:
+    """A copy of an ensemble that only looks for examples: batch norm folded, any dtype, channels-last.
+
+    Its parameters take no gradient. `refresh` copies the source's present weights into it, so that it
+    follows a model in training (with the running statistics, as in evaluation). `model` is an
+    `Ensemble` of the same interface: float32 in, float32 out.
+    """
+
+    def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
+        self.source = source
+        self.model = copy.deepcopy(source)
+        self._pairs: list[tuple[ConvNorm, nn.Conv2d]] = []
+        self._fold(source, self.model)
+        self.model.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._plain = dict(self.model.named_parameters())
+        folded = {id(p) for _, conv in self._pairs for p in conv.parameters()}
+        self._plain = {n: p for n, p in self._plain.items() if id(p) not in folded}
+        if compile:
+            for i, member in enumerate(self.model.members):
+                self.model.members[i] = torch.compile(member, dynamic=False)
+        self.refresh()
+
+    def _fold(self, source: nn.Module, target: nn.Module) -> None:
+        """Put one convolution with bias in the place of each ConvNorm of `target`."""
+        for name, child in list(source.named_children()):
+            if isinstance(child, ConvNorm):
+                c = child.conv
+                conv = nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding)
+                setattr(target, name, conv.to(c.weight.device))
+                self._pairs.append((child, getattr(target, name)))
+            else:
+                self._fold(child, getattr(target, name))
+
+    @torch.no_grad()
+    def refresh(self) -> Ensemble:
+        """Take the source's present weights; returns `model`."""
+        for pair, conv in self._pairs:
+            weight, bias = pair.folded()
+            conv.weight.copy_(weight)
+            conv.bias.copy_(bias)
+        own = dict(self.source.named_parameters())
+        for name, parameter in self._plain.items():
+            parameter.copy_(own[name])
+        return self.model
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        ConfigError: a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device is {name!r}, which cannot be used here ({reason}); try --device auto") from error
+    return device
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
