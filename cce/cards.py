@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cce.config import AttackConfig, TrainConfig, from_json
+from cce.config import AttackConfig, TrainConfig, check, from_json
 
 if TYPE_CHECKING:
     from cce.checkpoints import Checkpoint
@@ -96,7 +96,7 @@ def _measured(c: Checkpoint) -> str:
         "## Measured",
         "",
         f"On {m['data']}, {m['images']} images unless a row says otherwise, seed {m['seed']}, {m['device']}. "
-        f"Again: `{m['command']}`",
+        f"Examples searched for in {m['search_precision']}, judged in float32. Again: `{m['command']}`",
         "",
     ]
     header = ["input", "accuracy", "members", "S1..1", "S0..0"]
@@ -146,3 +146,43 @@ def _limits(c: Checkpoint) -> str:
         ]
     lines.append("- A research model on small pictures: not for decisions about people or safety.")
     return "\n".join(lines) + "\n"
+
+
+TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")
+
+
+def released_table(released: list[Checkpoint]) -> str:
+    """Markdown table of checkpoints, from their metrics: the README's."""
+    lines = [
+        "| ensemble | loss | members | natural | PGD | AUC (PGD) | wrong and unflagged, detector-aware | images |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for c in released:
+        m = c.metrics
+        first = (m.get("attacks") or [{}])[0]
+        aware = [row["wrong_and_unflagged"] for row in m.get("adaptive", [])]
+        area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
+        cells = [
+            f"[{c.id}](checkpoints/{c.id}/README.md)",
+            c.defense.name,
+            f"{c.model.config.members} x {c.model.config.architecture}",
+            percent(m.get("natural", {}).get("accuracy")),
+            percent(first.get("accuracy")),
+            area,
+            percent(max(aware, default=None)),
+            str(m.get("images", "")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def with_table(readme: str, table: str) -> str:
+    """`readme` with `table` between its marks.
+
+    Raises:
+        ConfigError: a text without the marks.
+    """
+    begin, end = TABLE_MARKS
+    check(begin in readme and end in readme, f"the file has no {begin} and {end} to put the table between")
+    before, _, rest = readme.partition(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"

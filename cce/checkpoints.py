@@ -110,6 +110,7 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
     beside = folder / f".model.{os.getpid()}.part"
     try:
         save_file(weights, beside, metadata={"format": "pt"})
+        beside.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(beside, folder / "model.safetensors")
     finally:
         beside.unlink(missing_ok=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,23 @@ def _cifar10_resnet20_rm_fast() -> TrainConfig:
     )
 
 
-def _detection_phases(
-    natural: float, easy: float, varied: float, rates: tuple[float, float, float]
-) -> tuple[Phase, ...]:
-    """Detection mode's recipe: a natural start, an easy attack past the plateau, then varied attacks.
+def _detection_phases(epsilon: float, epochs: Sequence[float], rates: Sequence[float]) -> tuple[Phase, ...]:
+    """Detection mode's recipe: a natural start, an easy attack past the plateau, then varied and finer attacks.
 
     With the full demoting weight from the first step, predictions collapse to uniform; with one fixed
-    attack the detector learns that attack's pattern and is blind to others.
+    attack the detector learns that attack's pattern and is blind to others: without the last phase,
+    AUC on PGD with steps of 1/255 was .972 where that with steps of 2/255 was .991. `epochs` and
+    `rates` are one for each phase; shorter ones leave out the last.
     """
-    easy_attack = TrainingAttack((3, 3), (8 / 255, 8 / 255), (2.0, 2.0))
-    varied_attack = TrainingAttack((3, 10), (4 / 255, 10 / 255), (1.0, 2.0))
-    return (
-        Phase("natural", natural, NAT, learning_rate=rates[0], schedule="one-cycle"),
-        Phase("easy attack", easy, CCE_DM, easy_attack, rates[1]),
-        Phase("varied attacks", varied, CCE_DM, varied_attack, rates[2], "one-cycle"),
+    stages = (
+        ("natural", NAT, TrainingAttack(), "one-cycle"),
+        ("easy attack", CCE_DM, TrainingAttack((3, 3), (epsilon, epsilon), (2.0, 2.0)), "constant"),
+        ("varied attacks", CCE_DM, TrainingAttack((3, 10), (epsilon / 2, 1.25 * epsilon), (1.0, 2.0)), "one-cycle"),
+        ("finer attacks", CCE_DM, TrainingAttack((8, 16), (epsilon / 4, 1.5 * epsilon), (1.5, 3.0)), "one-cycle"),
+    )
+    return tuple(
+        Phase(name, length, defense, attack, rate, schedule)
+        for (name, defense, attack, schedule), length, rate in zip(stages, epochs, rates, strict=False)
     )
 
 
@@ -79,34 +82,36 @@ def _cifar10_resnet20_dm_fast() -> TrainConfig:
     return TrainConfig(
         "cifar10",
         ModelConfig("resnet20", 2, 10, _CIFAR10),
-        _detection_phases(6, 0.6, 4, (4e-3, 1e-3, 1.5e-3)),
+        _detection_phases(8 / 255, (6, 0.6, 2.5, 0.6), (4e-3, 1e-3, 1.5e-3, 1e-3)),
         **_SMALL_BATCH_FAST,
     )
 
 
 def _digits(phases: tuple[Phase, ...], **more: Any) -> TrainConfig:
-    shape = ModelConfig("cnn-mnist", 2, 10, _DIGITS)
-    return TrainConfig("digits", shape, phases, batch_size=64, flip=False, evaluate_every=5, **more)
+    shape = ModelConfig("resnet8", 2, 10, _DIGITS)
+    return TrainConfig("digits", shape, phases, batch_size=64, flip=False, evaluate_every=5.0, **more)
 
 
 def _digits_rm() -> TrainConfig:
     attack = TrainingAttack((5, 5), (_DIGITS_EPSILON, _DIGITS_EPSILON), (2.0, 2.0))
-    return _digits((Phase("CCE-RM", 40, CCE_RM, attack, 2e-3, "one-cycle"),))
+    natural = Phase("natural", 5, NAT, learning_rate=2e-3, schedule="one-cycle")
+    return _digits((natural, Phase("CCE-RM", 25, CCE_RM, attack, 3e-3, "one-cycle")))
 
 
 def _digits_dm() -> TrainConfig:
-    easy = TrainingAttack((3, 3), (_DIGITS_EPSILON, _DIGITS_EPSILON), (2.0, 2.0))
-    varied = TrainingAttack((3, 10), (_DIGITS_EPSILON / 2, 1.25 * _DIGITS_EPSILON), (1.0, 2.0))
-    return _digits(
-        (
-            Phase("natural", 20, NAT, learning_rate=2e-3, schedule="one-cycle"),
-            Phase("easy attack", 10, CCE_DM, easy, 1e-3),
-            Phase("varied attacks", 30, CCE_DM, varied, 1e-3, "one-cycle"),
-        )
-    )
+    return _digits(_detection_phases(_DIGITS_EPSILON, (10, 10, 20), (2e-3, 1e-3, 1e-3)))
+
+
+def _digits_quick() -> TrainConfig:
+    """Under a minute on two cores, with a look at every epoch: to try a setting out."""
+    attack = TrainingAttack((3, 3), (_DIGITS_EPSILON, _DIGITS_EPSILON), (2.0, 2.0))
+    natural = Phase("natural", 3, NAT, learning_rate=2e-3, schedule="one-cycle")
+    quick = _digits((natural, Phase("CCE-RM", 8, CCE_RM, attack, 3e-3, "one-cycle")))
+    return replace(quick, evaluate_every=1.0)
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "digits-quick": _digits_quick,
     "digits-cce-rm": _digits_rm,
     "digits-cce-dm": _digits_dm,
     "cifar10-resnet20-cce-rm": lambda: _cifar10_resnet20_paper(CCE_RM),

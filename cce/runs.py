@@ -147,6 +147,10 @@ class RunFolder:
         finally:
             beside.unlink(missing_ok=True)
 
+    def has_state(self) -> bool:
+        """Whether a resumable state was saved."""
+        return self._state_file.exists()
+
     def load_state(self) -> tuple[dict[str, Tensor], int] | None:
         """The resumable state and its step, or None where none was saved.
 

@@ -177,6 +177,8 @@ class Trainer:
             length = max(1, round(phase.epochs * self.steps_per_epoch))
             self.ends.append(length + (self.ends[-1] if self.ends else 0))
         self.total_steps = self.ends[-1]
+        last_phase = [0, *self.ends][-2]
+        self.warm_up = last_phase + max(self.steps_per_epoch, (self.total_steps - last_phase) // 10)
 
         dtype = fast_dtype(self.device) if config.precision == "auto" else getattr(torch, config.precision)
         self.autocast = dtype == torch.bfloat16
@@ -334,7 +336,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{row['loss']:.3f}", phase=row["phase"])
 
                 if self.step % self.steps_per_epoch == 0:
-                    refuse_collapse(epoch_entropy, config.model.classes, self.step, self.ends[0])
+                    refuse_collapse(epoch_entropy, config.model.classes, self.step, self.warm_up)
                     epoch_entropy = []
 
                 if self.step % evaluate_steps == 0 or last:

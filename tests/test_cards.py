@@ -1,0 +1,41 @@
+"""Model cards and the README's table: built from metrics, and what is committed is what they build."""
+
+from pathlib import Path
+
+import pytest
+
+from cce import checkpoints
+from cce.cards import measured_rows, model_card, released_table, with_table
+from cce.config import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASED = checkpoints.released()
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda p: p.name)
+def test_released_card_is_what_the_metrics_say(folder):
+    assert (folder / "README.md").read_text(encoding="utf-8") == model_card(checkpoints.load(folder))
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda p: p.name)
+def test_released_metrics_carry_the_attacker_who_knows_beside_every_auc(folder):
+    metrics = checkpoints.load(folder).metrics
+    titles = [title for title, row in measured_rows(metrics) if row.get("auc") is not None]
+    assert any(t.startswith("detector-aware") for t in titles)
+    assert any(t.startswith("not an attack") for t in titles)
+    assert metrics["command"].startswith("python -m cce evaluate")
+
+
+def test_readme_table_is_what_the_checkpoints_say():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == with_table(readme, released_table([checkpoints.load(p) for p in RELEASED]))
+
+
+def test_released_files_are_small_enough():
+    sizes = [p.stat().st_size for folder in RELEASED for p in folder.iterdir()]
+    assert max(sizes) < 25_000_000 and sum(sizes) < 150_000_000
+
+
+def test_a_text_without_marks_is_refused():
+    with pytest.raises(ConfigError, match="released:begin"):
+        with_table("nothing here", "| |")
