@@ -1,0 +1,85 @@
+"""Screen parts that every tab uses: the figure that keeps its place, and listeners that speak plainly."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from cce.checkpoints import CheckpointError
+from cce.config import ConfigError
+from cce.data import DataError
+from cce.pictures import PictureError
+from cce.runs import RunError
+
+log = logging.getLogger(__name__)
+
+OUR_ERRORS = (CheckpointError, ConfigError, DataError, PictureError, RunError)
+"""Errors whose message is written for people."""
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+"""For every listener that is not an endpoint."""
+
+COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
+"""For all that computes: one at a time, in order."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def figure(value: dict[str, Any], *, height: int, **kwargs: Any) -> gr.HTML:
+    """A Plotly figure that keeps its node, zoom and camera through updates, with a name for screen readers.
+
+    The template never changes: Gradio would otherwise rebuild the node and lose what Plotly drew in it.
+    (A subclass of `gr.HTML` would do as well, but Gradio writes a `.pyi` file beside every such class.)
+
+    Args:
+        value: what `app.figures.values.to_value` gives; updates are of the same kind.
+        height: in CSS pixels.
+        kwargs: for `gr.HTML`.
+    """
+    return gr.HTML(
+        value,
+        html_template=f'<div class="studio-figure" role="img" aria-label="Figure" style="height:{height}px"></div>',
+        js_on_load="window.cceStudio.mountFigure(element, props, watch);",
+        apply_default_css=False,
+        **kwargs,
+    )
+
+
+def spoken(listener: F) -> F:
+    """A listener whose failures are shown in our own words, never as a traceback."""
+
+    @functools.wraps(listener)
+    def speaking(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return listener(*args, **kwargs)
+        except gr.Error:
+            raise
+        except OUR_ERRORS as error:
+            raise gr.Error(sentence(str(error)), print_exception=False) from error
+        except Exception as error:
+            log.exception("%s failed", getattr(listener, "__name__", "a listener"))
+            raise gr.Error(
+                "Something went wrong that should not have. The log of the Studio says what.", print_exception=False
+            ) from error
+
+    return speaking  # type: ignore[return-value]
+
+
+def sentence(text: str) -> str:
+    """The message with a capital and a full stop.
+
+    >>> sentence("steps is 0; it must be at least 1")
+    'Steps is 0; it must be at least 1.'
+    """
+    text = text.strip()
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def heading(text: str, level: int = 2) -> gr.HTML:
+    """A heading that assistive technology finds."""
+    return gr.HTML(f"<h{level}>{text}</h{level}>", elem_classes="studio-heading")

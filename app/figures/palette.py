@@ -1,0 +1,45 @@
+"""The visual language: a colour for each member and one for the ensemble, marks for right and wrong.
+
+The colours are told apart by colour-blind eyes too (after Okabe and Ito) and stand out on white and
+on dark ground; they are never the only way in which something is told.
+"""
+
+MEMBERS = ("#1f77c4", "#d9730d", "#0f9d76", "#5aa9dd", "#a07800", "#8a6a4f")
+"""Colours of f1, f2, ..., repeated where there are more members."""
+
+ENSEMBLE = "#b5478f"
+"""Colour of f_en."""
+
+NEUTRAL = "#8a8f98"
+"""Lines that belong to neither."""
+
+RIGHT_MARK, WRONG_MARK, FLAG_MARK = "✓", "✗", "⚑"
+ENSEMBLE_NAME = "ensemble"
+
+
+def member_name(i: int) -> str:
+    """What member i, from 0, is called.
+
+    >>> member_name(0)
+    'f1'
+    """
+    return f"f{i + 1}"
+
+
+def member_colour(i: int) -> str:
+    """Colour of member i, from 0."""
+    return MEMBERS[i % len(MEMBERS)]
+
+
+def voices(members: int) -> list[tuple[str, str]]:
+    """Name and colour of every member and then of the ensemble."""
+    return [(member_name(i), member_colour(i)) for i in range(members)] + [(ENSEMBLE_NAME, ENSEMBLE)]
+
+
+def mark(right: bool) -> str:
+    """The mark and the word.
+
+    >>> mark(True)
+    '✓ right'
+    """
+    return f"{RIGHT_MARK} right" if right else f"{WRONG_MARK} wrong"

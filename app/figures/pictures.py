@@ -1,0 +1,105 @@
+"""Pictures at the model's few pixels, shown crisply: before, the perturbation magnified, after."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+from torch import Tensor
+
+from app.figures.palette import mark
+from cce.pictures import to_png
+
+
+def source(content: bytes, kind: str = "png") -> str:
+    """A picture file as the `src` of an image."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def magnified(x: Tensor, x_adv: Tensor, factor: float) -> Tensor:
+    """The perturbation `factor` times as strong on mid-grey, `(C, H, W)` in [0, 1]."""
+    return (0.5 + factor * (x_adv - x)).clamp(0, 1)
+
+
+def magnification(epsilon: float) -> int:
+    """The factor that brings a perturbation of size `epsilon` (pixel units) to full contrast.
+
+    >>> magnification(8 / 255)
+    16
+    """
+    return max(1, round(0.5 / epsilon)) if epsilon > 0 else 1
+
+
+def triptych(
+    x: Tensor, said: str, right: bool | None, after: tuple[Tensor, str, bool | None, float, float] | None = None
+) -> str:
+    """Before, perturbation and after, side by side.
+
+    Args:
+        x: the picture `(C, H, W)`.
+        said: the ensemble's class of it.
+        right: whether that is so; None where the label is not known.
+        after: the adversarial picture, the ensemble's class of it, whether that is right, `epsilon`
+            and the largest change of a pixel, both in pixel units; None before there is one.
+    """
+    cells = [_figure("Before", x, f"the picture before the attack; the ensemble says {said}", _said(said, right))]
+    if after is None:
+        cells += [_empty("Perturbation"), _empty("After")]
+    else:
+        x_adv, now, still, epsilon, linf = after
+        factor = magnification(epsilon)
+        shown = magnified(x, x_adv, factor)
+        words = f"at most {255 * linf:.3g}/255 a pixel; grey is no change"
+        cells.append(_figure(f"Perturbation × {factor}", shown, f"the perturbation magnified {factor} times", words))
+        alt = f"the picture after the attack; the ensemble says {now}"
+        cells.append(_figure("After", x_adv, alt, _said(now, still)))
+    return f'<div class="studio-triptych">{"".join(cells)}</div>'
+
+
+def _said(name: str, right: bool | None) -> str:
+    word = "" if right is None else f' <span class="{"right" if right else "wrong"}">{mark(right)}</span>'
+    return f"ensemble: <b>{escape(name)}</b>{word}"
+
+
+def _figure(title: str, pixels: Tensor, alt: str, words: str) -> str:
+    return (
+        f'<figure><h3>{title}</h3><img class="pixels" src="{source(to_png(pixels))}" alt="{escape(alt)}">'
+        f"<figcaption>{words}</figcaption></figure>"
+    )
+
+
+def _empty(title: str) -> str:
+    return (
+        f'<figure><h3>{title}</h3><div class="pixels empty">Press Attack</div><figcaption>&nbsp;</figcaption></figure>'
+    )
+
+
+def fitting(crop: Image.Image, size: tuple[int, int], pixels: Tensor) -> str:
+    """An upload as it is cropped, and as the model sees it."""
+    height, width = pixels.shape[-2:]
+    side = min(size[0], round(size[1] * width / height))
+    if size == (width, height):
+        words = f"Already {width} × {height} pixels: taken as it is, bit for bit."
+    else:
+        cut = "" if abs(size[0] / size[1] - width / height) < 0.01 else f"cropped to the middle {side} pixels, then "
+        words = f"{size[0]} × {size[1]} pixels, {cut}resized to {width} × {height}."
+    grey = " In grey, as this model takes it." if pixels.shape[0] == 1 else ""
+    content = io.BytesIO()
+    crop.save(content, format="PNG")
+    return (
+        '<div class="studio-fitting">'
+        f'<figure><img src="{source(content.getvalue())}" alt="the part of the upload that is used" '
+        f'class="{"pixels" if max(crop.size) <= 64 else "photo"}"><figcaption>your picture</figcaption></figure>'
+        f'<figure><img class="pixels" src="{source(to_png(pixels))}" alt="the upload as the model sees it">'
+        "<figcaption>as the model sees it</figcaption></figure>"
+        f'<p class="studio-note">{words}{grey}</p></div>'
+    )
+
+
+def download_link(pixels: Tensor, name: str) -> str:
+    """A link that saves a picture as a lossless PNG at its own resolution."""
+    height, width = pixels.shape[-2:]
+    text = f"Download the adversarial picture (PNG, {width} × {height})"
+    return f'<a class="studio-download" download="{escape(name)}" href="{source(to_png(pixels))}">{text}</a>'

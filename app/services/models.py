@@ -1,0 +1,207 @@
+"""Models service: which ensembles there are, each loaded when it is first asked for and kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cce import checkpoints
+from cce.cards import percent
+from cce.checkpoints import FILES, Checkpoint, CheckpointError
+from cce.models import resolve_device
+from cce.presets import summary
+
+log = logging.getLogger(__name__)
+
+DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST", "digits": "Digits"}
+"""How the data sets are written on screen."""
+
+_Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list of ensembles: what can be said without loading its weights."""
+
+    id: str
+    folder: Path
+    dataset: str
+    defense: str
+    architecture: str
+    members: int
+    run: bool = False
+
+    @property
+    def title(self) -> str:
+        """The entry as it is listed on screen; one that was trained here with its run's name."""
+        made = f"{dataset_title(self.dataset)}, {self.defense}: {self.members} × {self.architecture}"
+        return f"{made} (run {self.id})" if self.run else made
+
+
+def dataset_title(name: str) -> str:
+    """A data set's name as it is written."""
+    return DATASET_TITLES.get(name, name)
+
+
+class Registry:
+    """The ensembles in some folders.
+
+    Args:
+        folders: each a checkpoint folder, or a folder of them; none means the released ones.
+        device: where the ensembles compute: `auto`, `cpu`, `cuda`, `mps`.
+        of_runs: gives the folders of the ensembles that training runs have made so far.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path | str] = (),
+        device: str = "auto",
+        of_runs: Callable[[], Sequence[Path]] = tuple,
+    ) -> None:
+        self.of_runs = of_runs
+        self.folders = [Path(f) for f in folders]
+        self.device = resolve_device(device)
+        self._loaded: dict[str, tuple[_Stamp, Checkpoint]] = {}
+        self._refused: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def entries(self) -> list[Entry]:
+        """The ensembles that are there now, by data set and name; those that cannot be listed are left out."""
+        return self._scan()[0]
+
+    def broken(self) -> dict[str, str]:
+        """What cannot be used, with the reason: folders that cannot be listed, ensembles that would not load."""
+        return {**self._scan()[1], **self._refused}
+
+    def default(self) -> str | None:
+        """The ensemble to show first: detection mode on CIFAR-10 where there is one that loads."""
+
+        def rank(entry: Entry) -> tuple[bool, bool]:
+            return entry.dataset != "cifar10", entry.defense != "CCE-DM"
+
+        for entry in sorted(self.entries(), key=rank):
+            try:
+                self.get(entry.id)
+            except CheckpointError as error:
+                log.warning("%s is left out: %s", entry.id, error)
+            else:
+                return entry.id
+        return None
+
+    def get(self, name: str | None) -> Checkpoint:
+        """The ensemble of that id, read again if its files have changed.
+
+        Raises:
+            CheckpointError: no such ensemble, or a damaged one; the message says which file.
+        """
+        entries = self.entries()
+        entry = next((e for e in entries if e.id == name), None)
+        if entry is None:
+            known = ", ".join(e.id for e in entries) or "none"
+            raise CheckpointError(f"there is no model {name!r}; there is: {known}")
+        with self._lock:
+            stamp = _stamp(entry.folder)
+            if entry.id not in self._loaded or self._loaded[entry.id][0] != stamp:
+                self._loaded[entry.id] = (stamp, self._load(entry))
+            return self._loaded[entry.id][1]
+
+    def _load(self, entry: Entry) -> Checkpoint:
+        """Load it, or remember why not; the message leaves out where on this machine the folder lies."""
+        self._refused.pop(entry.id, None)
+        try:
+            return checkpoints.load(entry.folder, self.device)
+        except CheckpointError as error:
+            self._refused[entry.id] = str(error).replace(f"{entry.folder.parent}{os.sep}", "")
+            raise CheckpointError(self._refused[entry.id]) from error
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """The rows of `/models`; an ensemble that cannot be loaded is logged and left out."""
+        rows = []
+        for entry in self.entries():
+            try:
+                rows.append({**summary(self.get(entry.id)), "id": entry.id})
+            except CheckpointError as error:
+                log.warning("%s is left out: %s", entry.id, error)
+        return rows
+
+    def _scan(self) -> tuple[list[Entry], dict[str, str]]:
+        entries: dict[str, Entry] = {}
+        broken: dict[str, str] = {}
+        for folder in self._checkpoint_folders():
+            try:
+                entry = _read_entry(folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                broken[folder.name] = f"{folder.name}/config.json cannot be read ({_reason(error)})"
+                continue
+            if entry.id in entries:
+                broken[folder.name] = f"{folder.name} has the same id as {entries[entry.id].folder.name}: {entry.id}"
+            else:
+                entries[entry.id] = entry
+        for folder in self.of_runs():
+            try:
+                entry = _read_entry(folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("the ensemble of run %s is left out: %s", folder.parent.name, _reason(error))
+                continue
+            name = folder.parent.name
+            name = f"{name}-run" if name in entries else name
+            entries[name] = replace(entry, id=name, run=True)
+        return sorted(entries.values(), key=lambda e: (e.dataset, e.id)), broken
+
+    def _checkpoint_folders(self) -> list[Path]:
+        if not self.folders:
+            return checkpoints.released()
+        found: list[Path] = []
+        for folder in self.folders:
+            found += [folder] if (folder / "config.json").exists() else checkpoints.released(folder)
+        return found
+
+
+def _read_entry(folder: Path) -> Entry:
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Entry(
+        id=str(values["id"]),
+        folder=folder,
+        dataset=str(values["dataset"]),
+        defense=str(values["defense"]["name"]),
+        architecture=str(values["architecture"]),
+        members=int(values["members"]),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """Changes when one of the checkpoint's files does."""
+    paths = [folder / name for name in FILES]
+    return tuple(p.stat().st_mtime_ns if p.exists() else 0 for p in paths)
+
+
+def one_line(checkpoint: Checkpoint) -> str:
+    """How good an ensemble is, in a line: every figure from its own `metrics.json`."""
+    metrics = checkpoint.metrics
+    if not metrics:
+        return "Not measured yet."
+    row = summary(checkpoint)
+    said = [f"Right on {percent(row['natural_accuracy'])} of clean test pictures"]
+    if row["robust_accuracy"] is not None:
+        said.append(f"{percent(row['robust_accuracy'])} under {metrics['attacks'][0]['name'].upper()}")
+    return f"{', '.join(said)} (n = {metrics['images']:,})."
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """The model card in Markdown for a place within a page: no front matter, headings two levels down."""
+    from cce.cards import model_card
+
+    text = model_card(checkpoint)
+    text = text.split("---\n", 2)[2] if text.startswith("---\n") else text
+    return re.sub(r"^#", "###", text, flags=re.MULTILINE)

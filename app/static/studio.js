@@ -1,0 +1,71 @@
+// The page's own script, in its head. Everything hangs on one global, window.cceStudio.
+(() => {
+  if (window.cceStudio) return;
+  const base = document.querySelector("base")?.href ?? "./";
+  const version = document.currentScript?.dataset.plotly ?? "";
+  let plotly = null;
+  function loadPlotly() {
+    // Gradio's own copy overwrites window.Plotly when a gr.Plot mounts: keep ours, give back theirs.
+    plotly ??= new Promise((resolve, reject) => {
+      const before = window.Plotly;
+      const script = document.createElement("script");
+      script.src = new URL(`studio/plotly.min.js?v=${version}`, base).href;
+      script.onload = () => {
+        const ours = window.Plotly;
+        if (before) window.Plotly = before;
+        resolve(ours);
+      };
+      script.onerror = () => { plotly = null; reject(new Error("plotly.min.js could not be loaded")); };
+      document.head.appendChild(script);
+    });
+    return plotly;
+  }
+
+  // The page's own colours, light or dark, on every axis and 3D scene of the figure.
+  function themed(given, before) {
+    const css = getComputedStyle(document.body);
+    const text = css.getPropertyValue("--body-text-color").trim();
+    const grid = css.getPropertyValue("--border-color-primary").trim();
+    const clear = "rgba(0,0,0,0)";
+    const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid };
+    const layout = { ...given, autosize: true, uirevision: given.uirevision ?? "keep",
+      paper_bgcolor: clear, plot_bgcolor: clear, font: { ...given.font, color: text } };
+    for (const name of new Set(["xaxis", "yaxis", ...Object.keys(given)])) {
+      if (/^[xy]axis\d*$/.test(name)) layout[name] = { ...axis, ...given[name] };
+      if (/^scene\d*$/.test(name)) {
+        layout[name] = { ...given[name] };
+        // uirevision keeps 2D zoom, but loses a dragged 3D camera (plotly.js in plotly 7.1): carry it over.
+        const camera = before?.uirevision === layout.uirevision && before?.[name]?.camera;
+        if (camera) layout[name].camera = camera;
+        for (const side of ["xaxis", "yaxis", "zaxis"])
+          layout[name][side] = { ...axis, backgroundcolor: clear, ...given[name][side] };
+      }
+    }
+    return layout;
+  }
+
+  function mountFigure(element, props, watch) {
+    const node = element.querySelector(".studio-figure");
+    let Plotly = null, queued = Promise.resolve();
+    async function draw() {
+      const value = props.value;
+      if (!value || !value.data) return;
+      Plotly ??= await loadPlotly();
+      if (!node.isConnected) return;
+      node.setAttribute("aria-label", value.description || "Figure");
+      const layout = themed(value.layout ?? {}, node.layout);
+      await Plotly.react(node, structuredClone(value.data), layout,
+        { responsive: false, displaylogo: false, displayModeBar: false, showSendToCloud: false });
+    }
+    const redraw = () => { queued = queued.then(draw).catch((error) => console.error(error)); };
+    watch("value", redraw);
+    // Size: a tab that was hidden at load has no width yet.
+    new ResizeObserver(() => {
+      if (Plotly && node.offsetWidth > 0 && node.data) Plotly.Plots.resize(node);
+    }).observe(node);
+    new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    redraw();
+  }
+  window.cceStudio = { mountFigure, loadPlotly };
+  loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
+})();

@@ -1,0 +1,269 @@
+"""Picking a picture: from the gallery of test pictures, or an upload. Any tab can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from app.components import PRIVATE, spoken
+from app.figures.pictures import fitting
+from app.services import gallery
+from app.services.attacks import AUTO, Picture, open_upload, refit
+from app.services.gallery import Collection
+from app.studio import Studio
+from cce.checkpoints import Checkpoint
+
+ALL = "all"
+
+
+@dataclass
+class PicturePicker:
+    """The components, and the session's picture with its label.
+
+    `picture` holds a `Picture`, `label` the class it is judged by: a name, or `auto`.
+    """
+
+    studio: Studio
+    model: gr.Dropdown
+    picture: gr.State
+    label: gr.Dropdown
+    gallery: gr.Gallery
+    wanted: gr.Dropdown
+    page: gr.State
+    place: gr.HTML
+    note: gr.HTML
+    get: gr.Button
+    upload: gr.File
+    sample: gr.Gallery
+    fitting: gr.HTML
+    back: gr.Button
+    next_page: gr.Button
+    picked: list[Any] = field(default_factory=list)
+
+    def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
+        """Run a listener whenever another picture was picked."""
+        for event in self.picked:
+            event.success(listener, inputs, outputs, **kwargs)
+
+
+def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> PicturePicker:
+    """Lay out the picker for the ensemble that is shown first."""
+    pictures = studio.collection(checkpoint)
+    indices, _, _ = gallery.page(pictures.indices(), 0)
+    first = from_gallery(pictures, indices[0])
+    page = gr.State({"number": 0, "indices": indices})
+    picture = gr.State(first)
+    with gr.Tabs(elem_classes="studio-source"):
+        with gr.Tab("Gallery", id="gallery"):
+            with gr.Row(elem_classes="studio-pages"):
+                wanted = gr.Dropdown(
+                    class_choices(pictures),
+                    value=ALL,
+                    label="Class",
+                    show_label=False,
+                    container=False,
+                    min_width=130,
+                    elem_id="class-filter",
+                )
+                back = gr.Button("Back", size="sm", min_width=48, elem_id="gallery-back")
+                place = gr.HTML(place_line(pictures.indices(), 0), elem_id="gallery-place")
+                next_page = gr.Button("Next", size="sm", min_width=48, elem_id="gallery-next")
+            shown = gr.Gallery(
+                thumbnails(pictures, indices),
+                show_label=False,
+                label="Test pictures",
+                selected_index=0,
+                columns=5,
+                height="auto",
+                allow_preview=False,
+                buttons=[],
+                format="png",
+                elem_id="gallery",
+                elem_classes="studio-gallery pixelated",
+            )
+            with gr.Row(elem_classes="studio-pages"):
+                note = gr.HTML(note_line(pictures), elem_id="gallery-note")
+                missing = pictures.missing_megabytes is not None
+                get = gr.Button(get_words(pictures), visible=missing, size="sm", min_width=48, elem_id="get-test-set")
+        with gr.Tab("Upload", id="upload-tab"):
+            upload = gr.File(label="Drop a picture here", type="binary", height=130, elem_id="upload")
+            gr.HTML('<p class="studio-note">Or try one of these:</p>')
+            sample = gr.Gallery(
+                [(str(path), name) for name, path in gallery.examples()],
+                show_label=False,
+                label="Pictures to try",
+                columns=4,
+                height="auto",
+                allow_preview=False,
+                buttons=[],
+                elem_id="samples",
+                elem_classes="studio-gallery",
+            )
+            fit = gr.HTML("", elem_id="fitting")
+    label = gr.Dropdown(**label_settings(first, checkpoint), label="Label", elem_id="label")
+    picker = PicturePicker(
+        studio, model, picture, label, shown, wanted, page, place, note, get, upload, sample, fit, back, next_page
+    )
+    _wire(picker, len(pictures.split))
+    return picker
+
+
+# What the components show
+
+
+def from_gallery(pictures: Collection, index: int) -> Picture:
+    """A picture of the gallery, with its true class."""
+    return Picture(pictures.pixels(index), pictures.label(index), pictures.name(index), pictures.dataset)
+
+
+def thumbnails(pictures: Collection, indices: list[int]) -> list[tuple[Any, str]]:
+    """One page of the gallery, each picture with its class."""
+    return [(pictures.picture(i), pictures.label(i)) for i in indices]
+
+
+def class_choices(pictures: Collection) -> list[tuple[str, str]]:
+    """The filter: all, or a class that the gallery has."""
+    counts = pictures.split.labels.bincount(minlength=len(pictures.classes)).tolist()
+    known = [(f"{name} ({n})", name) for name, n in zip(pictures.classes, counts, strict=True) if n]
+    return [(f"all classes ({len(pictures.split):,})", ALL), *known]
+
+
+def place_line(indices: list[int], number: int) -> str:
+    """Where in the gallery one is."""
+    shown, number, _ = gallery.page(indices, number)
+    first = number * gallery.PAGE_SIZE + 1
+    return f'<p class="studio-note">{first:,} to {first + len(shown) - 1:,} of {len(indices):,}</p>'
+
+
+def note_line(pictures: Collection) -> str:
+    """Which pictures these are."""
+    return f'<p class="studio-note">{pictures.note}</p>'
+
+
+def get_words(pictures: Collection) -> str:
+    """The button that gets the test set."""
+    return f"Get the test set ({pictures.missing_megabytes} MB)"
+
+
+def label_settings(picture: Picture, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The label's dropdown: a choice for an upload, out of sight where the true class is known."""
+    if picture.label is not None:
+        return dict(
+            choices=[(picture.label, picture.label)],
+            value=picture.label,
+            visible=False,
+        )
+    choices = [("the clean prediction", AUTO), *((name, name) for name in checkpoint.classes)]
+    return dict(
+        choices=choices,
+        value=AUTO,
+        visible=True,
+        info="What is in your picture, if it is one of these classes. Else the model's own answer stands for it.",
+    )
+
+
+# What happens
+
+
+def _wire(p: PicturePicker, at_start: int) -> None:
+    studio, shelf = p.studio, [p.gallery, p.page, p.place]
+    choice = [p.picture, p.label, p.fitting]
+
+    def turn(model: str, wanted: str, page: dict[str, Any], by: int) -> list[Any]:
+        pictures = studio.collection(studio.registry.get(model))
+        known = wanted in pictures.classes
+        indices = pictures.indices(pictures.classes.index(wanted) if known else None)
+        shown, number, _ = gallery.page(indices, page["number"] + by)
+        state = {"number": number, "indices": shown}
+        return [
+            gr.Gallery(thumbnails(pictures, shown), selected_index=None),
+            state,
+            place_line(indices, number),
+        ]
+
+    def filtered(model: str, wanted: str) -> list[Any]:
+        return turn(model, wanted, {"number": 0}, 0)
+
+    def stocked(model: str) -> list[Any]:
+        """The whole shelf anew: another data set, or more pictures of this one."""
+        pictures = studio.collection(studio.registry.get(model))
+        missing = pictures.missing_megabytes is not None
+        choices = gr.Dropdown(class_choices(pictures), value=ALL)
+        return [
+            *turn(model, ALL, {"number": 0}, 0),
+            choices,
+            gr.Button(get_words(pictures), visible=missing),
+            note_line(pictures),
+        ]
+
+    def pick(model: str, page: dict[str, Any], event: gr.SelectData) -> list[Any]:
+        checkpoint = studio.registry.get(model)
+        picture = from_gallery(studio.collection(checkpoint), page["indices"][event.index])
+        return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), ""]
+
+    def taken(model: str, picture: Picture) -> list[Any]:
+        checkpoint = studio.registry.get(model)
+        shown = fitting(picture.crop, picture.size, picture.pixels)
+        return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), shown]
+
+    def uploaded(model: str, content: bytes | None) -> list[Any]:
+        shape = studio.registry.get(model).model.config.input_shape
+        return [*taken(model, open_upload(content or b"", shape)), None]
+
+    def tried(model: str, event: gr.SelectData) -> list[Any]:
+        name, path = gallery.examples()[event.index]
+        shape = studio.registry.get(model).model.config.input_shape
+        return taken(model, open_upload(path, shape, name))
+
+    def kept(model: str, picture: Picture) -> list[Any]:
+        """The picture under another ensemble: the same where it fits, else the first of its gallery."""
+        checkpoint = studio.registry.get(model)
+        shape = checkpoint.model.config.input_shape
+        if picture.crop is not None:
+            return taken(model, refit(picture, shape))
+        if picture.dataset == checkpoint.dataset and picture.shape == shape:
+            return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), ""]
+        first = from_gallery(studio.collection(checkpoint), 0)
+        return [first, gr.Dropdown(**label_settings(first, checkpoint)), ""]
+
+    def fetch(model: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        dataset = studio.registry.get(model).dataset
+        gallery.download(dataset, studio.data_root, lambda fraction, text: progress(fraction, desc=text))
+        return stocked(model)
+
+    def revisited(model: str) -> list[Any]:
+        """On a page load: what another visit has downloaded since the Studio started."""
+        now = studio.collection(studio.registry.get(model))
+        return [gr.skip()] * len(shelf_and_filter) if len(now.split) == at_start else stocked(model)
+
+    quiet = {**PRIVATE, "show_progress": "hidden"}
+    shelf_and_filter = [*shelf, p.wanted, p.get, p.note]
+    p.wanted.input(spoken(filtered), [p.model, p.wanted], shelf, **quiet)
+    for button, by in ((p.back, -1), (p.next_page, 1)):
+        listener = spoken(_turned(turn, by))
+        button.click(listener, [p.model, p.wanted, p.page], shelf, **quiet)
+    p.get.click(
+        spoken(fetch), [p.model], shelf_and_filter, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery]
+    )
+    Context.root_block.load(spoken(revisited), [p.model], shelf_and_filter, **quiet)
+    sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **quiet)
+    sent.failure(lambda: None, None, [p.upload], **quiet)  # ready for another file
+    p.picked = [
+        p.gallery.select(spoken(pick), [p.model, p.page], choice, **quiet),
+        sent,
+        p.sample.select(spoken(tried), [p.model], choice, **quiet),
+        p.model.input(spoken(stocked), [p.model], shelf_and_filter, **quiet).success(
+            spoken(kept), [p.model, p.picture], choice, **quiet
+        ),
+    ]
+
+
+def _turned(turn: Callable[..., list[Any]], by: int) -> Callable[..., list[Any]]:
+    def turned(model: str, wanted: str, page: dict[str, Any]) -> list[Any]:
+        return turn(model, wanted, page, by)
+
+    return turned

@@ -1,0 +1,51 @@
+"""`python app.py`: what it says where it cannot serve, and where it writes."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "app.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_busy_port_is_said_plainly():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("--port", str(port))
+    assert done.returncode == 1
+    assert f"cannot use port {port} on 127.0.0.1" in done.stderr
+    assert f"python app.py --port {port + 1}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_tells_the_options():
+    done = run("--help")
+    assert done.returncode == 0
+    for option in ("--port", "--host", "--checkpoints", "--data", "--device"):
+        assert option in done.stdout
+
+
+def test_everything_is_written_below_the_studio_s_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("GRADIO_TEMP_DIR", "CCE_DATA", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "x")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    spec = importlib.util.spec_from_file_location("app_script", ROOT / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "tmp")
+    assert os.environ["CCE_DATA"] == str(tmp_path / "data")
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert module.parse([]).host == "0.0.0.0"

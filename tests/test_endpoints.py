@@ -1,0 +1,161 @@
+"""The public endpoints, asked by gradio_client as anyone would."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from app.interface import build, launch_settings
+from app.services.models import Registry
+from app.studio import Studio
+from cce import examples
+from cce.config import AttackConfig
+from cce.data import Dataset
+from cce.pictures import to_png
+
+ATTACK = {"model": "tiny-two", "attack": "pgd", "epsilon": 38.25, "step_size": 9.5625, "steps": 8, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def registry(tiny_checkpoints: Path) -> Registry:
+    return Registry([tiny_checkpoints], "cpu")
+
+
+@pytest.fixture(scope="module")
+def url(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    demo = build(Studio(registry, tmp_path_factory.mktemp("data")))
+    settings = launch_settings() | {"prevent_thread_lock": True}
+    _, address, _ = demo.launch(server_name="127.0.0.1", server_port=None, **settings)
+    yield address
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+@pytest.fixture
+def picture(digits: Dataset, tmp_path: Path) -> Path:
+    path = tmp_path / "digit.png"
+    path.write_bytes(to_png(digits.test.pixels()[3]))
+    return path
+
+
+def test_the_endpoints_are_named_and_take_what_they_should(client: Client):
+    described = client.view_api(return_format="dict", print_info=False)
+    assert not described["unnamed_endpoints"]
+    taken = {
+        name: [p["parameter_name"] for p in endpoint["parameters"]]
+        for name, endpoint in described["named_endpoints"].items()
+    }
+    ours = ("/models", "/classify", "/attack")
+    assert {name: taken[name] for name in ours} == {
+        "/models": [],
+        "/classify": ["image", "model"],
+        "/attack": ["image", "label", "model", "attack", "epsilon", "step_size", "steps", "target", "seed"],
+    }
+
+
+def test_models(client: Client):
+    rows = client.predict(api_name="/models")
+    assert [row["id"] for row in rows] == ["tiny-three", "tiny-two"]
+    assert set(rows[0]) == {
+        *("id", "dataset", "architecture", "members", "defense"),
+        *("natural_accuracy", "robust_accuracy", "detection_auc", "threshold"),
+    }
+
+
+def test_classify(client: Client, registry: Registry, digits: Dataset, picture: Path):
+    answer = client.predict(handle_file(picture), "tiny-two", api_name="/classify")
+    assert set(answer) == {"classes", "members", "ensemble", "label", "entropy", "threshold", "flagged"}
+    assert answer == examples.classify(registry.get("tiny-two"), digits.test.pixels()[3])
+
+
+def test_attack_gives_a_lossless_picture_with_the_same_figures_when_it_comes_back(
+    client: Client, registry: Registry, digits: Dataset, picture: Path
+):
+    path, result = client.predict(image=handle_file(picture), label="auto", **ATTACK, api_name="/attack")
+    x = digits.test.pixels()[3]
+    config = AttackConfig("pgd", 38.25 / 255, 9.5625 / 255, 8)
+    wanted, said = examples.attack_picture(registry.get("tiny-two"), x, None, config, seed=3)
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (8, 8))
+        pixels = np.asarray(image.convert("L"))
+    assert torch.equal(torch.from_numpy(pixels.copy()).float() / 255, wanted[0])
+    assert result == json.loads(json.dumps(said))
+    assert {"label", "benign", "adversarial", "subset", "succeeded", "linf", "trajectory"} <= set(result)
+    again = client.predict(handle_file(path), "tiny-two", api_name="/classify")
+    assert again == result["adversarial"]
+
+
+def test_attack_takes_a_label_a_member_and_its_defaults(client: Client, picture: Path):
+    _, result = client.predict(
+        image=handle_file(picture), label="7", model="tiny-three", target="member 3", steps=2, api_name="/attack"
+    )
+    assert result["label"] == "7"
+    assert result["linf"] <= 8 / 255 + 1e-6
+    assert len(result["subset"]) == 4
+    assert result["benign"]["flagged"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "nobody"}, "There is no model 'nobody'"),
+        ({"epsilon": 300}, "Epsilon is 300; it is a number from 0 to 255"),
+        ({"steps": 100000}, "The number of steps is 100000"),
+        ({"label": "cat"}, "The label is 'cat'"),
+        ({"target": "member 9"}, "this ensemble has 2 members"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_words(client: Client, picture: Path, change: dict, words: str):
+    with pytest.raises(AppError, match=words):
+        client.predict(
+            image=handle_file(picture), label=change.pop("label", "auto"), **(ATTACK | change), api_name="/attack"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("text.png", b"hello, this is no picture", "text file, not a picture"),
+        ("empty.png", b"", "empty"),
+        ("cut.png", to_png(torch.rand(3, 64, 64))[:3000], "damaged or incomplete"),
+    ],
+)
+def test_bad_uploads_are_told_what_is_wrong(client: Client, tmp_path: Path, name: str, content: bytes, words: str):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AppError, match=words):
+        client.predict(handle_file(path), "tiny-two", api_name="/classify")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_picture_is_refused_from_its_header(client: Client, tmp_path: Path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (12000, 12000)).save(path)
+    with pytest.raises(AppError, match="12000x12000 pixels, which is too large"):
+        client.predict(handle_file(path), "tiny-two", api_name="/classify")
+
+
+def test_nobody_passes_by_the_queue(url: str):
+    body = json.dumps({"data": []}).encode()
+    request = urllib.request.Request(f"{url}gradio_api/run/models", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 404
+
+
+def test_plotly_comes_from_this_app(url: str):
+    with urllib.request.urlopen(f"{url}studio/plotly.min.js", timeout=60) as answer:
+        assert answer.headers["Content-Type"].startswith("text/javascript")
+        assert b"plotly.js" in answer.read(400)

@@ -1,0 +1,216 @@
+"""Runs on Hugging Face Jobs, against a Hub and a job service that are folders and threads of this machine."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from cce import checkpoints, hub, remote
+from cce.commands.training import override
+from cce.config import to_json
+from cce.hub import HubError
+from cce.jobs import JobError, Jobs
+from cce.presets import preset
+from cce.remote import Remote, work
+from cce.runs import RunFolder
+
+TOKEN = "hf_secret_of_the_test"
+TINY = ["model.members=1", "batch_size=32", "evaluate_images=20", "phases.0.epochs=0.3", "phases.1.epochs=0.3"]
+
+
+def tiny():
+    return override(preset("digits-cce-rm"), [*TINY, "phases.1.attack.steps=[1, 1]"])
+
+
+def refused(status: int) -> HfHubHTTPError:
+    response = httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co/api"))
+    return HfHubHTTPError(f"{status} with {TOKEN} in it", response=response)
+
+
+class FakeHub:
+    """Repositories are folders; a job is a thread that does what its command would: fetch, then work."""
+
+    def __init__(self, root: Path, token: str = TOKEN) -> None:
+        self.root, self.token, self.jobs, self.calls = root, token, {}, []
+        self.failing: HfHubHTTPError | OSError | None = None
+
+    def _answer(self) -> None:
+        if self.failing:
+            raise self.failing
+
+    def whoami(self):
+        self._answer()
+        return {"name": "someone"}
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self._answer()
+        if not exist_ok and (self.root / repo_id).exists():
+            raise refused(409)
+        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, repo_id, folder_path, commit_message, allow_patterns=("*",)):
+        self._answer()
+        self._copy(Path(folder_path), self.root / repo_id, allow_patterns)
+
+    def snapshot_download(self, repo_id, local_dir, allow_patterns=("*",)):
+        self._answer()
+        self._copy(self.root / repo_id, Path(local_dir), allow_patterns)
+
+    def _copy(self, source: Path, target: Path, patterns) -> None:
+        for path in source.rglob("*"):
+            name = str(path.relative_to(source))
+            if path.is_file() and any(fnmatch.fnmatch(name, p) for p in patterns):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target / name)
+
+    def run_job(self, **asked):
+        self._answer()
+        self.calls.append(asked)
+        job = SimpleNamespace(id=f"job{len(self.jobs)}", url="https://huggingface.co/jobs/1", stage="RUNNING")
+        self.jobs[job.id] = job
+        repository = asked["env"]["CCE_REPOSITORY"]
+
+        def run() -> None:
+            folder = self.root / "machines" / job.id
+            self.snapshot_download(repository, folder)
+            status = work(folder, repository, self, seconds=0.5)
+            job.stage = "COMPLETED" if status == 0 else "ERROR"
+
+        job.thread = threading.Thread(target=run, daemon=True)
+        job.thread.start()
+        return job
+
+    def inspect_job(self, job_id):
+        self._answer()
+        return SimpleNamespace(status=SimpleNamespace(stage=self.jobs[job_id].stage, message=None))
+
+    def cancel_job(self, job_id):
+        self._answer()
+        self.jobs[job_id].stage = "CANCELED"
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeHub:
+    return FakeHub(tmp_path / "hub")
+
+
+@pytest.fixture
+def away(tmp_path: Path, fake: FakeHub) -> Remote:
+    return Remote(Jobs(tmp_path / "runs"), lambda token: fake)
+
+
+def written(folder: Path) -> str:
+    texts = (p.read_bytes().decode("utf-8", "replace") for p in folder.rglob("*") if p.is_file())
+    return "\n".join(texts)
+
+
+def test_a_run_goes_away_and_comes_back_as_any_other(away: Remote, fake: FakeHub):
+    job = away.start("far", tiny(), "t4-small", TOKEN)
+    assert (job.state, job.remote["flavor"]) == ("running", "t4-small")
+    asked = fake.calls[0]
+    assert asked["secrets"] == {"HF_TOKEN": TOKEN} and TOKEN not in str(asked["command"]) + str(asked["env"])
+    assert (fake.root / "someone/far/.code/cce/training.py").exists()
+    end = time.monotonic() + 300
+    while away.jobs.get("far").live:
+        assert time.monotonic() < end, away.jobs.get("far").log_tail()
+        away.mirror_all()
+        time.sleep(0.3)
+    job = away.jobs.get("far")
+    assert job.state == "finished", (job.error, job.log_tail())
+    assert job.folder.metrics() and job.log_tail()
+    assert checkpoints.load(job.checkpoint).id == "far"
+    assert TOKEN not in written(away.jobs.root) + written(fake.root)
+
+
+def test_stop_cancels_and_resume_starts_from_the_repository(away: Remote, fake: FakeHub, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "work", lambda *a, **k: time.sleep(3) or 1)
+    away.start("far", tiny(), "t4-small", TOKEN)
+    assert away.stop("far").state == "stopped"
+    with pytest.raises(JobError, match="on Hugging Face Jobs"):
+        away.jobs.resume("far")
+    assert away.resume("far", "").state == "running"
+    assert fake.calls[1]["env"] == fake.calls[0]["env"]
+
+
+def test_a_job_that_dies_is_failed(away: Remote, fake: FakeHub, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "work", lambda *a, **k: 1)
+    away.start("far", tiny(), "t4-small", TOKEN)
+    fake.jobs["job0"].thread.join()
+    away.mirror_all()
+    job = away.jobs.get("far")
+    assert job.state == "failed" and "Hugging Face" in job.error
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (refused(401), "token is not valid"),
+        (refused(402), "no credit"),
+        (refused(500), "answered with an error"),
+        (OSError("no route"), "could not be reached"),
+    ],
+)
+def test_a_hub_that_refuses_leaves_nothing_behind(away: Remote, fake: FakeHub, failure, words):
+    fake.failing = failure
+    with pytest.raises(HubError, match=words) as told:
+        away.start("far", tiny(), "t4-small", TOKEN)
+    assert TOKEN not in str(told.value)
+    assert away.jobs.all() == []
+
+
+def test_a_hub_that_goes_silent_is_noted_and_the_run_stays(away: Remote, fake: FakeHub, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "work", lambda *a, **k: time.sleep(2) or 0)
+    away.start("far", tiny(), "t4-small", TOKEN)
+    fake.failing = OSError("no route")
+    away.mirror_all()
+    job = away.jobs.get("far")
+    assert job.state == "running" and "could not be reached" in job.remote["problem"]
+
+
+def test_bad_wishes_are_refused(away: Remote):
+    with pytest.raises(JobError, match="access token"):
+        away.start("far", tiny(), "t4-small", " ")
+    with pytest.raises(JobError, match="there is t4-small"):
+        away.start("far", tiny(), "abacus", TOKEN)
+    with pytest.raises(JobError, match="cannot be a run's name"):
+        away.start("../far", tiny(), "t4-small", TOKEN)
+
+
+def test_a_remote_run_leaves_this_machine_free(away: Remote, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "work", lambda *a, **k: time.sleep(2) or 0)
+    spawned = []
+    monkeypatch.setattr(Jobs, "_spawn", lambda self, job: spawned.append(job.name))
+    away.start("far", tiny(), "t4-small", TOKEN)
+    away.jobs.start("near", tiny())
+    assert spawned[:1] == ["near"]
+
+
+def test_push_sends_the_ensemble_and_its_card_only(tmp_path: Path, fake: FakeHub):
+    ships = next(p for p in checkpoints.released() if p.name == "digits-cce-rm")
+    folder = Path(shutil.copytree(ships, tmp_path / "made"))
+    (folder / "notes.txt").write_text("mine")
+    assert hub.push(folder, "someone/made", TOKEN, api=fake) == "https://huggingface.co/someone/made"
+    sent = {p.name for p in (fake.root / "someone/made").iterdir() if p.is_file()}
+    assert sent == set(checkpoints.FILES)
+    fake.failing = refused(403)
+    with pytest.raises(HubError, match="may not write to someone/made"):
+        hub.push(folder, "someone/made", TOKEN, api=fake)
+    with pytest.raises(HubError, match="needs an access token"):
+        hub.push(folder, "someone/made", "", api=fake)
+
+
+def test_what_the_job_runs_is_there():
+    assert "cce.remote_worker" in remote._RUN and "CCE_REPOSITORY" in remote._FETCH
+    assert (Path(remote.__file__).parent / "remote_worker.py").exists()
+    assert RunFolder(Path("x")).has_state() is False
+    assert set(to_json(tiny())) >= {"dataset", "phases"}
