@@ -154,8 +154,9 @@ TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")
 def released_table(released: list[Checkpoint]) -> str:
     """Markdown table of checkpoints, from their metrics: the README's."""
     lines = [
-        "| ensemble | loss | members | natural | PGD | AUC (PGD) | wrong and unflagged, detector-aware | images |",
-        "|---|---|---|---|---|---|---|---|",
+        "| ensemble | loss | members | natural | robust (PGD) | detection AUC (PGD) "
+        "| wrong and unflagged, attacker knows | random signs flagged | images |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for c in released:
         m = c.metrics
@@ -170,6 +171,7 @@ def released_table(released: list[Checkpoint]) -> str:
             percent(first.get("accuracy")),
             area,
             percent(max(aware, default=None)),
+            percent(next((row["flagged"] for row in m.get("benign_corruptions", [])), None)),
             str(m.get("images", "")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
