@@ -130,7 +130,7 @@ def _wire(
     def before(name: str, picture: Picture, label: str) -> list[Any]:
         return attack_results.show(studio.registry.get(name), picture, label)
 
-    def run(name: str, picture: Picture, label: str, *typed: Any) -> list[Any]:
+    def attacked(name: str, picture: Picture, label: str, *typed: Any) -> list[Any]:
         checkpoint = studio.registry.get(name)
         config = attacks.settings(*typed[:5])
         x_adv, result = attacks.attack(checkpoint, picture.pixels, label, config, typed[5])
@@ -148,7 +148,7 @@ def _wire(
     picker.label.input(spoken(before), subject, results.panels, **quiet, **COMPUTE)
     controls.name.input(spoken(one_step), [controls.name], [controls.step_size, controls.steps], **quiet)
     button.click(
-        spoken(run),
+        spoken(attacked),
         [*subject, *controls.all],
         results.panels,
         show_progress="minimal",

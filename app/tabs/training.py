@@ -19,7 +19,7 @@ from app.services import training, training_form
 from app.services.training import duration
 from app.studio import Studio
 from app.tabs import training_form as form_tab
-from app.tabs.training_form import QUIET, Asked, Form
+from app.tabs.training_form import ACTION, QUIET, Asked, Form
 from cce import hub
 from cce.cards import percent
 from cce.jobs import Job, JobError
@@ -337,17 +337,17 @@ class _Page:
         w, chosen, said = self.watch, self.watch.runs, self.said
         fields = [form.base, form.name, form.lines, *form.fields.values()]
         place = [form.where, form.flavor, form.token]
-        form.start.click(spoken(self.started), [*place, *form.typed], [form.name, said, *w.shown], **QUIET)
-        w.stop.click(spoken(self.stopped), [chosen], [said, *w.shown], **QUIET)
-        w.resume.click(spoken(self.resumed), [chosen, form.token], [said, *w.shown], **QUIET)
-        w.duplicate.click(spoken(self.duplicated), [chosen], [said, *fields], **QUIET)
+        form.start.click(spoken(self.started), [*place, *form.typed], [form.name, said, *w.shown], **ACTION)
+        w.stop.click(spoken(self.stopped), [chosen], [said, *w.shown], **ACTION)
+        w.resume.click(spoken(self.resumed), [chosen, form.token], [said, *w.shown], **ACTION)
+        w.duplicate.click(spoken(self.duplicated), [chosen], [said, *fields], **ACTION)
         w.use.click(spoken(self.used), [chosen], [said, *w.shown], **PRIVATE, **COMPUTE, show_progress_on=[said])
-        w.zip.click(spoken(self.zipped), [chosen], [self.saved], **QUIET)
+        w.zip.click(spoken(self.zipped), [chosen], [self.saved], **ACTION)
         to_hub = [chosen, self.repository, self.token, self.private]
         w.push.click(spoken(self.pushed), to_hub, [said, self.token], **PRIVATE, concurrency_id="hub")
-        w.rename.click(spoken(self.renamed), [chosen, self.new_name], [said, self.new_name, *w.shown], **QUIET)
-        w.delete.click(spoken(self.asked), [chosen], [self.sure, self.question], **QUIET)
-        self.really.click(spoken(self.deleted), [chosen], [said, self.sure, *w.shown], **QUIET)
+        w.rename.click(spoken(self.renamed), [chosen, self.new_name], [said, self.new_name, *w.shown], **ACTION)
+        w.delete.click(spoken(self.asked), [chosen], [self.sure, self.question], **ACTION)
+        self.really.click(spoken(self.deleted), [chosen], [said, self.sure, *w.shown], **ACTION)
         self.keep.click(lambda: gr.Group(visible=False), None, [self.sure], **QUIET)
         w.runs.input(spoken(self.show), [chosen], w.shown, **QUIET).then(
             lambda: ["", gr.Group(visible=False), gr.DownloadButton(visible=False)],

@@ -22,6 +22,10 @@ from cce.remote import FLAVORS
 
 HERE, AWAY = "here", "away"
 QUIET = {**PRIVATE, "show_progress": "hidden", "queue": False}
+"""For what runs often and has nothing to refuse: beside the queue, where an error's words are lost."""
+
+ACTION = {**PRIVATE, "show_progress": "hidden"}
+"""For a press of a button: through the queue, which brings a refusal's words to the page."""
 
 
 @dataclass
@@ -256,7 +260,7 @@ def _wire(studio: Studio, form: Form) -> None:
     told = [form.note, form.phases, form.command, form.get]
     everything = [form.name, form.lines, *fields.values()]
     again = dict(fn=spoken(described), inputs=form.typed, outputs=told, trigger_mode="always_last", **QUIET)
-    events = [form.name.change, form.device.input, form.lines.input, *(f.input for f in fields.values())]
+    events = [form.name.change, form.device.input, form.lines.change, *(f.input for f in fields.values())]
     gr.on(events, **again)
     form.base.input(spoken(of_base), [form.base], everything, **QUIET).then(**again)
     goes_with = [fields["epsilon_low"], fields["epsilon_high"], fields["flip"]]

@@ -152,14 +152,21 @@ def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
     assert page.evaluate("document.body.classList.contains('dark')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     attack(page)
+    page.get_by_role("button", name="About this model").click()
+    page.get_by_role("button", name="How to read this").click()
+    page.locator("summary").nth(1).click()
+    expect(page.locator("#about table").first).to_be_visible()
+    expect(page.locator(".studio-numbers table").last).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_keyboard_reaches_picture_and_button(open_page: Callable[..., Page]):
     page = open_page()
+    first = page.locator("#verdict").inner_text()
     page.locator("#gallery button.thumbnail-item").nth(1).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#gallery button.thumbnail-item").nth(1)).to_have_class(re.compile(r"\bselected\b"))
+    expect(page.locator("#verdict")).not_to_have_text(first)  # the other picture is what will be attacked
     page.locator("#attack-button").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#download a")).to_be_visible()
