@@ -127,14 +127,19 @@ def _wire(
         target = gr.Dropdown(attacks.targets(checkpoint), value="ensemble")
         return [_note(one_line(checkpoint)), card(checkpoint), *settings, target]
 
-    def before(name: str, picture: Picture, label: str) -> list[Any]:
-        return attack_results.show(studio.registry.get(name), picture, label)
+    done = gr.State(None)  # what the results on screen are an attack on
+
+    def before(name: str, picture: Picture, label: str, last: Any) -> list[Any]:
+        if last == (name, picture.name, label) and picture.dataset:  # picked again: keep the attack's results
+            return [gr.skip() for _ in results.panels] + [last]
+        return [*attack_results.show(studio.registry.get(name), picture, label), None]
 
     def attacked(name: str, picture: Picture, label: str, *typed: Any) -> list[Any]:
         checkpoint = studio.registry.get(name)
         config = attacks.settings(*typed[:5])
         x_adv, result = attacks.attack(checkpoint, picture.pixels, label, config, typed[5])
-        return attack_results.show(checkpoint, picture, label, (x_adv, result, config))
+        shown = attack_results.show(checkpoint, picture, label, (x_adv, result, config))
+        return [*shown, (name, picture.name, label)]
 
     def one_step(name: str) -> list[Any]:
         several = name != "fgsm"
@@ -144,13 +149,14 @@ def _wire(
     quiet = {**PRIVATE, "show_progress": "hidden"}
     changed = [*described, controls.epsilon, controls.step_size, controls.steps, controls.target]
     model.input(spoken(described_by), [model], changed, **quiet)
-    picker.then(spoken(before), subject, results.panels, **quiet, **COMPUTE)
-    picker.label.input(spoken(before), subject, results.panels, **quiet, **COMPUTE)
+    filled = [*results.panels, done]
+    picker.then(spoken(before), [*subject, done], filled, **quiet, **COMPUTE)
+    picker.label.input(spoken(before), [*subject, done], filled, **quiet, **COMPUTE)
     controls.name.input(spoken(one_step), [controls.name], [controls.step_size, controls.steps], **quiet)
     button.click(
         spoken(attacked),
         [*subject, *controls.all],
-        results.panels,
+        filled,
         show_progress="minimal",
         show_progress_on=[results.panels[0]],
         **PRIVATE,

@@ -185,6 +185,7 @@ def test_a_run_becomes_an_ensemble_of_every_tab(apps: Callable[..., App], visit:
     page = visit(app)
     fill(page, "made-here", SHORT)
     press(page, "start")
+    expect(page.locator("#train-said")).to_contain_text("made-here")
     app.wait_for("made-here", lambda j: j.state == "finished")
     expect(page.locator("#train-status")).to_contain_text("finished")
     press(page, "use")
