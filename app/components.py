@@ -26,6 +26,15 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 """For all that computes: one at a time, in order."""
 
+HOLD: dict[str, Any] = {"fn": None, "js": "() => window.cceStudio.hold()", "api_visibility": "private"}
+"""A listener that tells the page: what follows from this event has begun."""
+
+RELEASE: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.release()"}
+"""The listener at the end of what `HOLD` began."""
+
+SETTLED: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.settled()"}
+"""A listener that ends when all that `HOLD` began has ended: what acts on a choice hangs behind it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

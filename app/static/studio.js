@@ -66,6 +66,17 @@
     new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     redraw();
   }
-  window.cceStudio = { mountFigure, loadPlotly };
+
+  // A picked picture reaches the server in several messages. What acts on it waits until all have been answered.
+  let held = 0, waiting = [];
+  function hold() { held += 1; }
+  function release() {
+    held = Math.max(0, held - 1);
+    if (held === 0) waiting.splice(0).forEach((go) => go());
+  }
+  function settled() {
+    return held === 0 ? Promise.resolve() : new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
+  }
+  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import COMPUTE, PRIVATE, heading, spoken
+from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, SETTLED, heading, spoken
 from app.figures.verdict import glossary
 from app.services import attacks
 from app.services.attacks import Picture, in_255ths
@@ -148,12 +148,15 @@ def _wire(
     subject = [model, picker.picture, picker.label]
     quiet = {**PRIVATE, "show_progress": "hidden"}
     changed = [*described, controls.epsilon, controls.step_size, controls.steps, controls.target]
-    model.input(spoken(described_by), [model], changed, **quiet)
+    model.input(**HOLD)
+    model.input(spoken(described_by), [model], changed, trigger_mode="multiple", **quiet).then(**RELEASE)
     filled = [*results.panels, done]
     picker.then(spoken(before), [*subject, done], filled, **quiet, **COMPUTE)
-    picker.label.input(spoken(before), [*subject, done], filled, **quiet, **COMPUTE)
+    picker.label.input(**HOLD)
+    relabelled = {**quiet, **COMPUTE, "trigger_mode": "multiple"}
+    picker.label.input(spoken(before), [*subject, done], filled, **relabelled).then(**RELEASE)
     controls.name.input(spoken(one_step), [controls.name], [controls.step_size, controls.steps], **quiet)
-    button.click(
+    button.click(**SETTLED).then(
         spoken(attacked),
         [*subject, *controls.all],
         filled,

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import PRIVATE, spoken
+from app.components import HOLD, PRIVATE, RELEASE, spoken
 from app.figures.pictures import fitting
 from app.services import gallery
 from app.services.attacks import AUTO, Picture, open_upload, refit
@@ -45,9 +45,9 @@ class PicturePicker:
     picked: list[Any] = field(default_factory=list)
 
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
-        """Run a listener whenever another picture was picked."""
+        """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too."""
         for event in self.picked:
-            event.success(listener, inputs, outputs, **kwargs)
+            event.success(listener, inputs, outputs, **kwargs).then(**RELEASE)
 
 
 def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> PicturePicker:
@@ -241,6 +241,7 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         return [gr.skip()] * len(shelf_and_filter) if len(now.split) == at_start else stocked(model)
 
     quiet = {**PRIVATE, "show_progress": "hidden"}
+    every = {**quiet, "trigger_mode": "multiple"}  # a second pick while the first is under way counts
     shelf_and_filter = [*shelf, p.wanted, p.get, p.note]
     p.wanted.input(spoken(filtered), [p.model, p.wanted], shelf, **quiet)
     for button, by in ((p.back, -1), (p.next_page, 1)):
@@ -250,16 +251,20 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         spoken(fetch), [p.model], shelf_and_filter, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery]
     )
     Context.root_block.load(spoken(revisited), [p.model], shelf_and_filter, **quiet)
-    sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **quiet)
+    for trigger in (p.gallery.select, p.upload.upload, p.sample.select, p.model.input):
+        trigger(**HOLD)
+    sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **every)
     sent.failure(lambda: None, None, [p.upload], **quiet)  # ready for another file
+    restocked = p.model.input(spoken(stocked), [p.model], shelf_and_filter, **every)
+    restocked.failure(**RELEASE)
     p.picked = [
-        p.gallery.select(spoken(pick), [p.model, p.page], choice, **quiet),
+        p.gallery.select(spoken(pick), [p.model, p.page], choice, **every),
         sent,
-        p.sample.select(spoken(tried), [p.model], choice, **quiet),
-        p.model.input(spoken(stocked), [p.model], shelf_and_filter, **quiet).success(
-            spoken(kept), [p.model, p.picture], choice, **quiet
-        ),
+        p.sample.select(spoken(tried), [p.model], choice, **every),
+        restocked.success(spoken(kept), [p.model, p.picture], choice, **quiet),
     ]
+    for event in p.picked:
+        event.failure(**RELEASE)
 
 
 def _turned(turn: Callable[..., list[Any]], by: int) -> Callable[..., list[Any]]:
