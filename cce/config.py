@@ -14,8 +14,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-ATTACKS = ("fgsm", "pgd", "bim", "mim")
-METHODS = ("nat", "adv-en", "cce")
+from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES, AttackInfo
+
+METHODS = ("nat", "adv-en", "adp", "cce")
+READINGS = ("paper", "released")
 SCHEDULES = ("constant", "one-cycle", "milestones")
 Range = tuple[float, float]
 
@@ -40,6 +42,21 @@ def check_pixel_units(name: str, value: float) -> None:
     """
     check(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be a number from 0 to 1")
     check(value <= 1, f"{name} is {value:g}; it is in pixel units from 0 to 1, did you mean {value:g}/255?")
+
+
+LARGEST_L2 = 5.0  # pixel units; published L2 radii are from 0.25 (CIFAR-10) to 3 (ImageNet)
+
+
+def check_size(name: str, value: float, norm: str) -> None:
+    """Refuse a radius or a step that `norm` has no use for; the unit is the pixel's full range."""
+    if norm == "linf":
+        check_pixel_units(name, value)
+        return
+    check(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be a number from 0 to {LARGEST_L2:g}")
+    check(
+        value <= LARGEST_L2,
+        f"{name} is {value:g}; it is an L2 length in pixel units from 0 to {LARGEST_L2:g}, did you mean {value:g}/255?",
+    )
 
 
 @dataclass(frozen=True)
@@ -79,10 +96,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """An L-infinity attack for evaluation: `epsilon` and `step_size` in pixel units.
+    """An attack for evaluation, by its name in `ATTACKS`: `epsilon` and `step_size` in pixel units.
 
     `target` is `ensemble` or `member n` (counted from 1): whose loss is climbed.
-    `decay` is MIM's momentum decay (Dong et al. 2018).
+    `decay` is MIM's momentum decay (Dong et al. 2018). `norm`: `linf`, or `l2`, where `epsilon` is the
+    length of the whole perturbation. `restarts`: runs from other random starts, the worst kept for each image.
+    `objective`, for the ensemble's loss: the cross-entropy of the mean of `probabilities` (the ensemble
+    itself) or of `logits`, or of each member, taking the `worst member` (highest loss) or the
+    `best member` (lowest). `toward`: the class to be predicted, None for any wrong one.
+    An attack reads what its entry in `ATTACKS` says.
     """
 
     name: str = "pgd"
@@ -91,17 +113,42 @@ class AttackConfig:
     steps: int = 20
     target: str = "ensemble"
     decay: float = 1.0
+    norm: str = "linf"
+    restarts: int = 1
+    objective: str = "probabilities"
+    toward: int | None = None
 
     def __post_init__(self) -> None:
         check(self.name in ATTACKS, f"attack is {self.name!r}; there is {', '.join(ATTACKS)}")
-        check_pixel_units("epsilon", self.epsilon)
-        check_pixel_units("step_size", self.step_size)
+        check(self.norm in NORMS, f"norm is {self.norm!r}; there is {', '.join(NORMS)}")
+        known = self.info.norms
+        check(self.norm in known, f"norm is {self.norm!r}; {self.info.title} has {' and '.join(known)}")
+        for name in ("epsilon", "step_size"):
+            check_size(name, getattr(self, name), self.norm)
         check(1 <= self.steps <= 10_000, f"steps is {self.steps}; it must be from 1 to 10000")
         check(
             self.target == "ensemble" or self.target_member is not None,
             f"target is {self.target!r}; it is 'ensemble' or 'member n', n from 1",
         )
+        check(
+            self.target == "ensemble" or self.info.member,
+            f"target is {self.target!r}; {self.info.title} attacks the ensemble",
+        )
         check(math.isfinite(self.decay) and self.decay >= 0, f"decay is {self.decay}; it must be 0 or more")
+        check(1 <= self.restarts <= 100, f"restarts is {self.restarts}; it must be from 1 to 100")
+        check(self.objective in OBJECTIVES, f"objective is {self.objective!r}; there is {', '.join(OBJECTIVES)}")
+        for name, usual in (("restarts", 1), ("objective", "probabilities"), ("toward", None)):
+            flag = "targeted" if name == "toward" else name
+            value = getattr(self, name)
+            check(
+                value == usual or getattr(self.info, flag), f"{name} is {value!r}; {self.info.title} does not take one"
+            )
+        check(self.toward is None or self.toward >= 0, f"toward is {self.toward}; it is the index of a class, from 0")
+
+    @property
+    def info(self) -> AttackInfo:
+        """What the attack is."""
+        return ATTACKS[self.name]
 
     @property
     def target_member(self) -> int | None:
@@ -114,10 +161,18 @@ class AttackConfig:
 
         >>> AttackConfig().describe()
         'PGD k=20, epsilon 8/255, step 2/255, on the ensemble'
+        >>> AttackConfig("autoattack", 0.5, norm="l2").describe()
+        'Auto-Attack, L2 epsilon 127.5/255, on the ensemble'
         """
-        units = [f"{255 * v:.4g}/255" for v in (self.epsilon, self.step_size)]
-        on = "the ensemble" if self.target == "ensemble" else self.target
-        return f"{self.name.upper()} k={self.steps}, epsilon {units[0]}, step {units[1]}, on {on}"
+        info = self.info
+        parts = [info.title if info.steps is None else f"{info.title} k={self.steps}"]
+        parts.append(f"{'L2 ' if self.norm == 'l2' else ''}epsilon {255 * self.epsilon:.4g}/255")
+        parts += [f"step {255 * self.step_size:.4g}/255"] if info.step_size and info.steps is not None else []
+        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
+        parts += [f"towards class {self.toward}"] if self.toward is not None else []
+        parts.append(f"on {'the ensemble' if self.target == 'ensemble' else self.target}")
+        said = ", ".join(parts)
+        return said if self.objective == "probabilities" else f"{said} ({self.objective})"
 
 
 # What each data set is attacked with unless told otherwise: the paper's (CIFAR-10, CIFAR-100), the usual
@@ -128,11 +183,20 @@ _DEFAULT_ATTACKS = {
     "mnist": AttackConfig("pgd", 0.3, 0.03, 20),
     "digits": AttackConfig("pgd", 0.15, 0.0375, 20),
 }
+_DEFAULT_L2 = {"mnist": 2.0, "digits": 1.0}  # elsewhere 0.5, RobustBench's for CIFAR (arXiv 2010.09670)
 
 
-def default_attack(dataset: str) -> AttackConfig:
-    """The attack that a data set's ensembles are shown under first."""
-    return _DEFAULT_ATTACKS.get(dataset, AttackConfig())
+def default_attack(dataset: str, name: str = "pgd", norm: str = "linf") -> AttackConfig:
+    """The attack `name` as a data set's ensembles are shown under it: PGD first.
+
+    The steps are PGD's where the attack is of PGD's kind, else the attack's usual number.
+    """
+    check(name in ATTACKS, f"attack is {name!r}; there is {', '.join(ATTACKS)}")
+    base = _DEFAULT_ATTACKS.get(dataset, AttackConfig())
+    if norm == "l2":
+        epsilon = _DEFAULT_L2.get(dataset, 0.5)
+        base = dataclasses.replace(base, norm=norm, epsilon=epsilon, step_size=epsilon / 8)
+    return dataclasses.replace(base, name=name, norm=norm, steps=ATTACKS[name].steps or base.steps)
 
 
 @dataclass(frozen=True)
@@ -141,11 +205,19 @@ class TrainingAttack:
 
     `steps` k, `epsilon` (pixel units), and `reach`: the step size is `reach * epsilon / k`, so the
     paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1.
+
+    Two additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
+    the share of batches attacked with smooth perturbations, on a coarse grid whose side is drawn from
+    `grids` and upsampled bilinearly inside the same ball. `noise` is the share of benign images that get
+    random signs of a size drawn from 0 to the batch's epsilon, and keep their label.
     """
 
     steps: tuple[int, int] = (10, 10)
     epsilon: Range = (8 / 255, 8 / 255)
     reach: Range = (2.5, 2.5)
+    smooth: float = 0.0
+    grids: tuple[int, ...] = (4, 8, 16)
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "epsilon", "reach"):
@@ -155,6 +227,13 @@ class TrainingAttack:
         check_pixel_units("epsilon", self.epsilon[0])
         check_pixel_units("epsilon", self.epsilon[1])
         check(self.reach[0] > 0, f"reach is {self.reach[0]}; it must be above 0")
+        for name in ("smooth", "noise"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"{name} is {value}; it is a share from 0 to 1")
+        check(
+            bool(self.grids) and min(self.grids) >= 2,
+            f"grids is {self.grids}; it lists the sides of coarse grids, each at least 2",
+        )
 
 
 @dataclass(frozen=True)
@@ -162,36 +241,70 @@ class Defense:
     """What the members are trained to minimize.
 
     `method`: `nat` (clean cross-entropy), `adv-en` (clean and adversarial cross-entropy, the
-    examples attack f_en), `cce` (Eq. 5). `indicator`: `soft` (Eqs. 3-5) or `hard` (Eqs. 1-2).
+    examples attack f_en; with one member it is ADV), `adp` (adv-en's terms minus alpha H(f_en) + beta log ED
+    on both, Pang et al. 2019, arXiv 1901.08846), `cce` (Eq. 5). `indicator`: `soft` (Eqs. 3-5) or `hard`
+    (Eqs. 1-2). `alpha` and `beta` are of no effect outside `adp`.
+
+    `reading` of Eq. 5: `paper`, or `released`, what the authors' released code computes instead: in the
+    promoting and demoting terms softmax is applied twice, gradient flows through the indicator, and the
+    training examples climb the loss of the label that the attacked member predicts, not of the true one.
     """
 
     method: str = "cce"
     lambda_pm: float = 1.0
     lambda_dm: float = 1.0
     indicator: str = "soft"
+    alpha: float = 2.0
+    beta: float = 0.5
+    reading: str = "paper"
 
     def __post_init__(self) -> None:
         check(self.method in METHODS, f"defense method is {self.method!r}; there is {', '.join(METHODS)}")
-        for name in ("lambda_pm", "lambda_dm"):
+        for name in ("lambda_pm", "lambda_dm", "alpha", "beta"):
             value = getattr(self, name)
             check(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")
         check(self.indicator in ("soft", "hard"), f"indicator is {self.indicator!r}; it is 'soft' or 'hard'")
+        check(self.reading in READINGS, f"reading is {self.reading!r}; it is 'paper' or 'released'")
+        check(
+            self.reading == "paper" or self.method == "cce",
+            f"reading is 'released' with the method {self.method!r}; only cce has two readings",
+        )
 
     @property
     def name(self) -> str:
-        """The paper's name where the weights are the paper's: NAT, ADV-EN, CCE-Base, CCE-RM, CCE-DM."""
+        """The paper's name where the weights are the paper's: NAT, ADV-EN, ADP, CCE-Base, CCE-RM, CCE-DM.
+
+        The released reading of Eq. 5 is named beside: `CCE-RM (released)`.
+        """
+        if self.method == "adp" and (self.alpha, self.beta) != (2.0, 0.5):
+            return f"ADP({self.alpha:g}, {self.beta:g})"
         if self.method != "cce":
             return self.method.upper()
         named = {(0.0, 0.0): "CCE-Base", (1.0, 1.0): "CCE-RM", (0.0, 5.0): "CCE-DM"}
-        return named.get((self.lambda_pm, self.lambda_dm), f"CCE({self.lambda_pm:g}, {self.lambda_dm:g})")
+        name = named.get((self.lambda_pm, self.lambda_dm), f"CCE({self.lambda_pm:g}, {self.lambda_dm:g})")
+        return name if self.reading == "paper" else f"{name} (released)"
+
+    def name_with(self, members: int) -> str:
+        """The name of an ensemble of so many members: ADV-EN of one is ADV.
+
+        >>> ADV_EN.name_with(1), ADV_EN.name_with(2), CCE_RM.name_with(2)
+        ('ADV', 'ADV-EN', 'CCE-RM')
+        """
+        return "ADV" if self.method == "adv-en" and members == 1 else self.name
+
+    @property
+    def targets(self) -> str:
+        """Whose loss the training examples climb: `none`, the `ensemble`'s, or each of the `members`'."""
+        return {"nat": "none", "cce": "members"}.get(self.method, "ensemble")
 
 
 NAT = Defense("nat", 0, 0)
 ADV_EN = Defense("adv-en", 0, 0)
+ADP = Defense("adp", 0, 0)
 CCE_BASE = Defense("cce", 0, 0)
 CCE_RM = Defense("cce", 1, 1)
 CCE_DM = Defense("cce", 0, 5)
-DEFENSES = {"nat": NAT, "adv-en": ADV_EN, "cce-base": CCE_BASE, "cce-rm": CCE_RM, "cce-dm": CCE_DM}
+DEFENSES = {"nat": NAT, "adv-en": ADV_EN, "adp": ADP, "cce-base": CCE_BASE, "cce-rm": CCE_RM, "cce-dm": CCE_DM}
 
 
 @dataclass(frozen=True)
@@ -234,7 +347,8 @@ class TrainConfig:
 
     `precision`: `float32`, `bfloat16` (autocast in training, a folded bfloat16 copy to search for
     examples) or `auto` (bfloat16 where the machine computes it natively). `save_every` is in steps,
-    `evaluate_every` in epochs. `flip` and `shift` (fraction of the side) augment each batch.
+    `evaluate_every` in epochs. `flip` and `shift` (fraction of the side) augment each batch. `data_dir` is
+    a folder of class folders where `dataset` is not one of the named sets.
     """
 
     dataset: str
@@ -253,6 +367,7 @@ class TrainConfig:
     save_every: int = 100
     evaluate_every: float = 1.0
     evaluate_images: int = 200
+    data_dir: str = ""
 
     def __post_init__(self) -> None:
         check(len(self.phases) >= 1, "phases is empty; a run has at least one phase")
@@ -270,11 +385,20 @@ class TrainConfig:
             check(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")
         check(self.evaluate_images >= 1, f"evaluate_images is {self.evaluate_images}; it must be at least 1")
         check(self.evaluate_every > 0, f"evaluate_every is {self.evaluate_every}; it must be above 0 epochs")
+        side = min(self.model.input_shape[1:])
+        for phase in self.phases:
+            coarse = phase.attack.smooth == 0 or max(phase.attack.grids) <= side
+            check(coarse, f"grids of phase {phase.name!r} is {phase.attack.grids}; pictures have {side} pixels a side")
 
     @property
     def defense(self) -> Defense:
         """The defense of the last phase: what the ensemble is released as."""
         return self.phases[-1].defense
+
+    @property
+    def defense_name(self) -> str:
+        """The name of what is trained: the last phase's defense with so many members."""
+        return self.defense.name_with(self.model.members)
 
     @property
     def epochs(self) -> float:

@@ -58,7 +58,17 @@ def train_config(**changes) -> TrainConfig:
         (lambda: TrainingAttack((0, 3)), "steps is 0; it must be at least 1"),
         (lambda: TrainingAttack(epsilon=(0.01, 8)), "epsilon is 8; .*did you mean 8/255"),
         (lambda: TrainingAttack(reach=(0.0, 1.0)), "reach is 0.0; it must be above 0"),
-        (lambda: Defense("adp"), "defense method is 'adp'; there is nat, adv-en, cce"),
+        (lambda: TrainingAttack(smooth=1.5), "smooth is 1.5; it is a share from 0 to 1"),
+        (lambda: TrainingAttack(noise=-0.1), "noise is -0.1; it is a share from 0 to 1"),
+        (lambda: TrainingAttack(grids=(4, 1)), "grids is .4, 1.; it lists the sides of coarse grids, each at least 2"),
+        (
+            lambda: train_config(phases=(Phase("p", 1, NAT, TrainingAttack(smooth=0.5, grids=(64,))),)),
+            "grids of phase 'p' is .64,.; pictures have",
+        ),
+        (lambda: Defense("gal"), "defense method is 'gal'; there is nat, adv-en, adp, cce"),
+        (lambda: Defense("adp", alpha=-2), "alpha is -2; it must be 0 or more"),
+        (lambda: Defense(reading="own"), "reading is 'own'; it is 'paper' or 'released'"),
+        (lambda: Defense("adv-en", reading="released"), "reading is 'released' .*; only cce has two readings"),
         (lambda: Defense(lambda_pm=-1), "lambda_pm is -1; it must be 0 or more"),
         (lambda: Defense(lambda_dm=math.nan), "lambda_dm is nan"),
         (lambda: Defense(indicator="firm"), "indicator is 'firm'; it is 'soft' or 'hard'"),
@@ -104,6 +114,7 @@ def test_defenses_carry_the_papers_weights_and_names():
     assert weights == {
         "nat": ("nat", 0, 0, "soft"),
         "adv-en": ("adv-en", 0, 0, "soft"),
+        "adp": ("adp", 0, 0, "soft"),
         "cce-base": ("cce", 0, 0, "soft"),
         "cce-rm": ("cce", 1, 1, "soft"),
         "cce-dm": ("cce", 0, 5, "soft"),
@@ -111,6 +122,21 @@ def test_defenses_carry_the_papers_weights_and_names():
     names = [d.name for d in (NAT, ADV_EN, CCE_BASE, CCE_RM, CCE_DM)]
     assert names == ["NAT", "ADV-EN", "CCE-Base", "CCE-RM", "CCE-DM"]
     assert Defense("cce", 0.5, 2).name == "CCE(0.5, 2)"
+    assert (DEFENSES["adp"].alpha, DEFENSES["adp"].beta, DEFENSES["adp"].name) == (2, 0.5, "ADP")
+    assert Defense("adp", alpha=1.0).name == "ADP(1, 0.5)"
+    assert [ADV_EN.name_with(n) for n in (1, 2)] == ["ADV", "ADV-EN"]
+    assert Defense("cce", 1, 1, reading="released").name == "CCE-RM (released)"
+
+
+def test_a_config_from_before_a_field_was_there_still_reads():
+    values = json.loads(json.dumps(to_json(train_config())))
+    del values["data_dir"]
+    for phase in values["phases"]:
+        for name in ("alpha", "beta", "reading"):
+            del phase["defense"][name]
+        for name in ("smooth", "grids", "noise"):
+            del phase["attack"][name]
+    assert from_json(TrainConfig, values) == train_config()
 
 
 def test_json_round_trip_through_text():

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cce.checkpoints import Checkpoint
-from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError
+from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError, default_attack
 from cce.detection import Detector
 from cce.evaluation import outcome
-from cce.examples import attack_picture, classify, subset_name
+from cce.examples import attack_in_steps, attack_picture, classify, classify_all, subset_name, subset_of
 
 DIGITS = tuple("0123456789")
 
@@ -117,7 +117,7 @@ def test_no_label_means_the_clean_prediction(two):
     assert result["label"] == "dark" and result["succeeded"]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [name for name, info in ATTACKS.items() if info.group == "Gradient"])
 @pytest.mark.parametrize("epsilon", [0.1, 2.6 / 255])
 def test_result_is_on_the_grid_and_in_the_ball(name, epsilon, tiny, picture):
     x, label = picture
@@ -184,3 +184,40 @@ def test_bad_input_is_refused(change, words, tiny, picture):
     asked = {"x": picture[0], "label": picture[1], "config": AttackConfig(steps=1)} | change
     with pytest.raises(ConfigError, match=words):
         attack_picture(tiny, **asked)
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", [name for name, info in ATTACKS.items() if not info.package])
+def test_every_attack_can_be_left_between_two_passes(two, name):
+    told = []
+
+    def tell(what: str, fraction: float) -> None:
+        told.append((what, fraction))
+        raise Enough
+
+    with pytest.raises(Enough):
+        attack_in_steps(two, gray(90), None, default_attack("digits", name), 0, tell)
+    assert told == [("Attacking", pytest.approx(0, abs=0.9))]
+    assert not any(member._forward_pre_hooks for member in two.model.members)
+    assert not two.model.training
+
+
+def test_an_attack_tells_how_far_it_is(tiny, picture):
+    told = []
+    x, label = picture
+    attack_in_steps(tiny, x, label, AttackConfig("pgd", 0.1, 0.02, 8), 0, lambda what, f: told.append((what, f)))
+    fractions = [f for _, f in told]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert [what for what, _ in told] == ["Attacking"] * 8 + ["Looking at the steps"]
+
+
+def test_many_pictures_are_classified_as_one_is(tiny, digits):
+    x = digits.test.pixels()[:70]
+    said = classify_all(tiny, x)
+    assert len(said) == 70
+    one = classify(tiny, x[66])
+    assert said[66]["entropy"] == pytest.approx(one["entropy"], abs=1e-5) and said[66]["label"] == one["label"]
+    assert subset_of(one, int(digits.test.labels[66])) in {"S00", "S01", "S10", "S11"}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cce import data, presets
+from cce import data
+from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES
 from cce.checkpoints import Checkpoint
 from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint
-from cce.config import AttackConfig, check
+from cce.config import AttackConfig, check, default_attack
 from cce.models import resolve_device
 from cce.pictures import read_picture, to_model_input, to_png
 
@@ -35,24 +37,45 @@ def add_picture_and_attack(p: argparse.ArgumentParser) -> None:
         default="auto",
         help="class name or index; auto: the clean prediction, or a test image's own",
     )
-    p.add_argument("--attack", default="pgd", help="fgsm, pgd, bim or mim")
-    p.add_argument("--epsilon", type=float, help="radius of the L-infinity ball in 1/255 (default: the data set's)")
+    p.add_argument("--attack", default="pgd", metavar="NAME", help=f"one of {', '.join(ATTACKS)} (default: pgd)")
+    p.add_argument("--epsilon", type=float, help="radius of the ball in 1/255 (default: the data set's)")
     p.add_argument("--step-size", type=float, help="step size in 1/255 (default: the data set's)")
-    p.add_argument("--steps", type=int, help="number of steps (default: the data set's)")
+    p.add_argument("--steps", type=int, help="number of steps (default: the attack's and the data set's)")
     p.add_argument("--target", default="ensemble", help="'ensemble' or 'member n'")
-    p.add_argument("--seed", type=int, default=0, help="of the random start")
+    p.add_argument("--seed", type=int, default=0, help="of everything random")
+    p.add_argument("--norm", choices=NORMS, default="linf", help="ball: linf, or l2 where the attack has it")
+    p.add_argument("--restarts", type=int, default=1, help="runs from other random starts; the worst is kept")
+    p.add_argument("--toward", metavar="CLASS", help="name or index of the class to be predicted (default: any wrong)")
+    p.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="probabilities",
+        help="whose cross-entropy is climbed: the mean of probabilities or of logits, or the worst or best member's",
+    )
 
 
-def attack_config(options: argparse.Namespace, dataset: str) -> AttackConfig:
+def attack_config(options: argparse.Namespace, dataset: str, classes: Sequence[str] = ()) -> AttackConfig:
     """The attack that was asked for, the data set's own where nothing was said."""
-    base = presets.default_attack(dataset)
+    base = default_attack(dataset, options.attack, options.norm)
+    toward = None if options.toward is None else class_index(options.toward, classes, "toward")
     return AttackConfig(
         options.attack,
         base.epsilon if options.epsilon is None else options.epsilon / 255,
         base.step_size if options.step_size is None else options.step_size / 255,
         base.steps if options.steps is None else options.steps,
         options.target,
+        norm=options.norm,
+        restarts=options.restarts,
+        objective=options.objective,
+        toward=toward,
     )
+
+
+def class_index(text: str, classes: Sequence[str], what: str) -> int:
+    """Index of a class given by its name or index; `what` is what the message calls it."""
+    known = text in classes or (text.isdigit() and int(text) < len(classes))
+    check(known, f"{what} is {text!r}; it is 0 to {len(classes) - 1}, or one of {', '.join(classes)}")
+    return classes.index(text) if text in classes else int(text)
 
 
 def attack(options: argparse.Namespace) -> int:
@@ -61,7 +84,7 @@ def attack(options: argparse.Namespace) -> int:
 
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
-    config = attack_config(options, checkpoint.dataset)
+    config = attack_config(options, checkpoint.dataset, checkpoint.classes)
     x, label = load_input(options, checkpoint)
     x_adv, result = attack_picture(checkpoint, x.to(device), label, config, options.seed)
     if options.out:
