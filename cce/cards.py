@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cce.config import AttackConfig, TrainConfig, check, from_json
+from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
 
 if TYPE_CHECKING:
     from cce.checkpoints import Checkpoint
@@ -22,7 +22,7 @@ def percent(value: float | None) -> str:
 def model_card(checkpoint: Checkpoint) -> str:
     """Markdown with Hub front matter: how it was made, what was measured, what it cannot do."""
     parts = [_front_matter(checkpoint), _summary(checkpoint), _making(checkpoint), _measured(checkpoint)]
-    parts.append(_limits(checkpoint))
+    parts += [_sanity(checkpoint), _limits(checkpoint)]
     return "\n".join(p for p in parts if p)
 
 
@@ -38,11 +38,10 @@ def _summary(c: Checkpoint) -> str:
     lines = [
         f"# {c.id}",
         "",
-        f"{c.defense.name} ensemble: {shape.members} x {shape.architecture} on {c.dataset}, {shape.classes} classes, "
+        f"{c.defense_name} ensemble: {shape.members} x {shape.architecture} on {c.dataset}, {shape.classes} classes, "
         f"input {' x '.join(map(str, shape.input_shape))} in [0, 1].",
         "",
-        f"Loss: `{c.defense.method}`, lambda_pm {c.defense.lambda_pm:g}, lambda_dm {c.defense.lambda_dm:g}, "
-        f"{c.defense.indicator} indicator, reading `paper` (Eq. 5 with the stop-gradient).",
+        f"Loss: {_loss(c.defense)}.",
     ]
     if c.detector:
         d = c.detector
@@ -52,6 +51,25 @@ def _summary(c: Checkpoint) -> str:
             f"{percent(d.false_positive_rate)} false positives on {d.calibrated_on} ({d.images} images).",
         ]
     return "\n".join(lines) + "\n"
+
+
+_READINGS = {
+    "paper": "Eq. 5 with the stop-gradient",
+    "released": "as in the released code: softmax applied twice, gradient through the indicator, "
+    "attacks on predicted labels",
+}
+
+
+def _loss(d: Defense) -> str:
+    """What was minimized, in a line."""
+    if d.method == "adp":
+        return f"`adp`, alpha {d.alpha:g}, beta {d.beta:g} (Pang et al. 2019)"
+    if d.method != "cce":
+        return f"`{d.method}`"
+    return (
+        f"`cce`, lambda_pm {d.lambda_pm:g}, lambda_dm {d.lambda_dm:g}, {d.indicator} indicator, "
+        f"reading `{d.reading}` ({_READINGS[d.reading]})"
+    )
 
 
 def _making(c: Checkpoint) -> str:
@@ -67,9 +85,8 @@ def _making(c: Checkpoint) -> str:
     ]
     for p in config.phases:
         attack = "none" if p.defense.method == "nat" else _training_attack(p.attack)
-        rows.append(
-            f"| {p.name} | {p.epochs:g} | {p.defense.name} | {attack} | {p.schedule}, at most {p.learning_rate:g} |"
-        )
+        loss = p.defense.name_with(config.model.members)
+        rows.append(f"| {p.name} | {p.epochs:g} | {loss} | {attack} | {p.schedule}, at most {p.learning_rate:g} |")
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     rows += [
         "",
@@ -85,7 +102,10 @@ def _training_attack(a: Any) -> str:
         return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
     epsilon = span(255 * a.epsilon[0], 255 * a.epsilon[1])
-    return f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
+    words = f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
+    if a.smooth:
+        words += f"; {a.smooth:.0%} of batches smooth, on grids of {', '.join(map(str, a.grids))}"
+    return words + (f"; noise on {a.noise:.0%} of benign images" if a.noise else "")
 
 
 def _measured(c: Checkpoint) -> str:
@@ -105,7 +125,36 @@ def _measured(c: Checkpoint) -> str:
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for title, row in measured_rows(m):
         lines.append("| " + " | ".join([title, *_cells(row, bool(c.detector))]) + " |")
+    more = worst_case_lines(m)
+    lines += ["", *(f"- {line}" for line in more)] if more else []
     return "\n".join(lines) + "\n"
+
+
+def worst_case_lines(metrics: dict[str, Any]) -> list[str]:
+    """What is left where an image counts as lost as soon as any attack fools it, at any step: a line a ball."""
+    lines = []
+    for row in metrics.get("worst_case", []):
+        ball = f"{'L2 ' if row['norm'] == 'l2' else ''}epsilon {255 * row['epsilon']:.4g}/255"
+        line = f"Worst case of {row['attacks']} attacks within {ball}: robust accuracy {percent(row['accuracy'])}"
+        passing = row.get("wrong_and_unflagged")
+        line += "" if passing is None else f", wrong and unflagged {percent(passing)}"
+        lines.append(f"{line} (n = {row['images']})")
+    return lines
+
+
+def sanity_lines(metrics: dict[str, Any]) -> list[str]:
+    """The checks for masked gradients, a line each, with their figures."""
+    found = metrics.get("sanity")
+    lines = []
+    for one in found["checks"] if found else []:
+        figures = []
+        for f in one["figures"]:
+            beside = f.get("white_box_accuracy")
+            against = "" if beside is None else f" against {percent(beside)} white-box"
+            figures.append(f"{f['name']}: {percent(f['accuracy'])}{against} (n = {f['images']})")
+        verdict = "holds" if one["holds"] else one["warning"]
+        lines.append(f"Sanity, {one['name']}: {verdict}. {'; '.join(figures)}")
+    return lines
 
 
 def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -119,6 +168,15 @@ def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         rows.append((f"detector-aware: {row['name']} (n = {row['images']})", row))
     rows += [(f"not an attack: {row['name']}", row) for row in metrics.get("benign_corruptions", [])]
     return rows
+
+
+def _sanity(c: Checkpoint) -> str:
+    found = c.metrics.get("sanity")
+    if not found:
+        return ""
+    lines = ["## Sanity", "", f"Signs of masked gradients, around {found['attack']}, robust accuracies:", ""]
+    lines += [f"- {line.removeprefix('Sanity, ')}" for line in sanity_lines(c.metrics)]
+    return "\n".join(lines) + "\n"
 
 
 def _cells(row: dict[str, Any], detector: bool) -> list[str]:
@@ -165,7 +223,7 @@ def released_table(released: list[Checkpoint]) -> str:
         area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
         cells = [
             f"[{c.id}](checkpoints/{c.id}/README.md)",
-            c.defense.name,
+            c.defense_name,
             f"{c.model.config.members} x {c.model.config.architecture}",
             percent(m.get("natural", {}).get("accuracy")),
             percent(first.get("accuracy")),

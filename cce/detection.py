@@ -6,13 +6,13 @@ made without the attacker who knows and without inputs that attack nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from cce.config import check, from_json
 
@@ -30,6 +30,9 @@ class Detector:
 
     The threshold lets `false_positive_rate` of the clean images `calibrated_on` through as flagged;
     these images are used for nothing else.
+
+    Raises:
+        ConfigError: a threshold that is not finite, which would flag nothing or everything, or a rate outside [0, 1].
     """
 
     threshold: float
@@ -37,6 +40,12 @@ class Detector:
     calibrated_on: str
     images: int
     score: str = "entropy"
+
+    def __post_init__(self) -> None:
+        rate = self.false_positive_rate
+        check(math.isfinite(self.threshold), f"threshold is {self.threshold}; it must be a finite number")
+        check(0 <= rate <= 1, f"false_positive_rate is {rate}; it is from 0 to 1")
+        check(self.score in SCORES, f"score is {self.score!r}; it is one of {', '.join(SCORES)}")
 
     def flags(self, entropies: ArrayLike) -> np.ndarray:
         """Which entropies are flagged."""
@@ -67,6 +76,8 @@ def auc(clean: ArrayLike, attacked: ArrayLike) -> float | None:
     >>> auc([0.1, 0.2], [0.3, 0.4])
     1.0
     """
+    from sklearn.metrics import roc_auc_score  # takes a second to import: only where needed
+
     clean, attacked = np.asarray(clean), np.asarray(attacked)
     if not len(clean) or not len(attacked):
         return None
@@ -80,6 +91,8 @@ def roc(clean: ArrayLike, attacked: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     >>> [rates.tolist() for rates in roc([0.1, 0.3], [0.2, 0.4])]
     [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
     """
+    from sklearn.metrics import roc_curve
+
     clean, attacked = np.asarray(clean), np.asarray(attacked)
     check(len(clean) > 0 and len(attacked) > 0, "a ROC curve needs clean and attacked scores; one of them is empty")
     truth = np.concatenate([np.zeros(len(clean)), np.ones(len(attacked))])

@@ -1,172 +1,220 @@
-"""Evaluation: what an ensemble does on images, member by member, and its figures under attack."""
+"""Evaluation: figures of an ensemble under attack, from one walk over the images.
+
+`measure` walks; `metrics` and `detection_report` are made from what it found, so that no attack is run twice
+for two kinds of figures.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from cce.attacks import agreeing_attack, attack
+from cce.columns import attack_column, aware_attacks, benign_columns
 from cce.config import AttackConfig, check
 from cce.detection import DetectionReport, Detector, Sample, auc, calibrate
-from cce.models import Ensemble, SearchCopy, entropy, evaluating, log_mean_probability
+from cce.engine import Column, Found, Report, Store, digest, walk
+from cce.models import SearchCopy
+from cce.outcomes import Outcome, outcome
+from cce.processes import Processes
+from cce.sanity import Sanity, sanity_columns, sanity_figures
 
 if TYPE_CHECKING:
     from cce.checkpoints import Checkpoint
 
+BATCH_SIZE = 128
+SUCCESS = ("last", "any")
+"""When an attack has fooled an image: `last`, by the example that it returns; `any`, as soon as a step does."""
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an ensemble says of B labelled images.
+class Measured:
+    """What a walk found: all that figures are made from.
 
-    `log_probability` log f_en `(B, classes)`; `member_labels` `(N, B)`; `label` `(B,)`; `entropy` of
-    f_en in nats `(B,)`; `right` and `member_right` are the same, compared with the true labels;
-    `member_entropy` of each f^n in nats `(N, B)`, where it was kept.
+    `settings` (JSON values) are the walk's; `clean` is the verdict on the images themselves.
     """
 
-    log_probability: Tensor
-    member_labels: Tensor
-    labels: Tensor
-    member_entropy: Tensor | None = None
+    settings: dict[str, Any]
+    clean: Outcome
+    found: tuple[Found, ...]
 
-    @property
-    def label(self) -> Tensor:
-        """The ensemble's class of each image, `(B,)`."""
-        return self.log_probability.argmax(-1)
-
-    @property
-    def right(self) -> Tensor:
-        """Where the ensemble is right, `(B,)`."""
-        return self.label == self.labels
-
-    @property
-    def member_right(self) -> Tensor:
-        """Where each member is right, `(N, B)`."""
-        return self.member_labels == self.labels
-
-    @property
-    def entropy(self) -> Tensor:
-        """Entropy of f_en in nats, `(B,)`."""
-        return entropy(self.log_probability)
-
-    @property
-    def disagreement(self) -> Tensor:
-        """Jensen-Shannon divergence of the members in nats, `(B,)`: H(f_en) - mean_n H(f^n), from 0 to ln N."""
-        check(self.member_entropy is not None, "this outcome was made without the members' entropies")
-        return (self.entropy - self.member_entropy.mean(0)).clamp_min(0)
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of images that f_en labels right."""
-        return self.right.float().mean().item()
-
-    @property
-    def member_accuracy(self) -> list[float]:
-        """Fraction right, of each member."""
-        return self.member_right.float().mean(1).tolist()
-
-    def subset_counts(self) -> dict[str, float]:
-        """Fractions of Table 1's subsets: `S` and a bit for each member, 1 where it is right."""
-        n = len(self.member_right)
-        weights = 2 ** torch.arange(n - 1, -1, -1, device=self.labels.device)
-        codes = (self.member_right.long() * weights[:, None]).sum(0)
-        counts = torch.bincount(codes, minlength=2**n).tolist()
-        return {f"S{code:0{n}b}": counts[code] / max(1, len(self.labels)) for code in reversed(range(2**n))}
+    def of(self, kind: str) -> list[Found]:
+        """The findings of a kind: `attack`, `adaptive`, `benign` or `sanity`."""
+        return [f for f in self.found if f.column.kind == kind]
 
 
-@torch.no_grad()
-def outcome(model: Ensemble, x: Tensor, labels: Tensor, batch_size: int = 500) -> Outcome:
-    """The float32 verdict of `model`, in evaluation mode, on `x` `(B, C, H, W)` in [0, 1]."""
-    log_p, members, entropies = [], [], []
-    with evaluating(model):
-        for part in x.split(batch_size):
-            logits = model.member_logits(part.contiguous(memory_format=torch.channels_last))
-            log_p.append(log_mean_probability(logits))
-            members.append(logits.argmax(-1))
-            entropies.append(entropy(logits.log_softmax(-1)))
-    return Outcome(torch.cat(log_p), torch.cat(members, dim=1), labels, torch.cat(entropies, dim=1))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a long evaluation reports: called with what is being done and the fraction done of all."""
-
-    report: Callable[[str, float], None]
-
-    def part(self, name: str, first: float, last: float) -> Callable[[int, int], None]:
-        """A `progress(done, total)` that reports the stretch from `first` to `last`."""
-        return lambda done, total: self.report(name, first + (last - first) * done / max(1, total))
-
-
-def evaluate(
+def measure(
     checkpoint: Checkpoint,
     images: Tensor,
     labels: Tensor,
     attacks: Sequence[AttackConfig],
     *,
     adaptive: int = 0,
+    aware: Sequence[str] | None = None,
     epsilon: float = 8 / 255,
     seed: int = 0,
     search_dtype: torch.dtype = torch.float32,
-    report: Callable[[str, float], None] | None = None,
-) -> dict[str, Any]:
-    """Figures of a checkpoint: natural, under each attack, under random noise, and under the attacker who knows.
+    success: str = "last",
+    sanity: Sanity | None = None,
+    batch_size: int = BATCH_SIZE,
+    store: Store | None = None,
+    processes: Processes | None = None,
+    report: Report | None = None,
+) -> Measured:
+    """Walk attacks, detector-aware attacks and corruptions over the images.
 
     Args:
         checkpoint: with or without a calibrated detector.
         images: `(B, C, H, W)` float32 in [0, 1], none of them used to calibrate the detector.
         labels: true labels `(B,)`.
-        attacks: run one after the other on all images.
-        adaptive: how many of the images, from the first, the detector-aware attacks get (0: none).
+        attacks: each run on all images.
+        adaptive: how many of the images, from the first, the detector-aware attacks get; 0: no such attack, and
+            no corruption.
+        aware: which detector-aware attacks, by name; None: all.
         epsilon: radius of noise and detector-aware attacks, pixel units.
         seed: of random starts and noise.
         search_dtype: what examples are searched for in; every figure is the float32 verdict on them.
+        success: see `SUCCESS`. `any` leaves an image out as soon as it is fooled, which is faster; who is
+            fooled at some step comes out the same with either.
+        sanity: checks for gradient masking, on the first of the images; see `cce.sanity`.
+        batch_size: images at a time; what is found does not depend on it.
+        store: keeps what is finished of a walk that is killed.
+        processes: that share the walk.
         report: called as `report(what, fraction)`.
 
-    Returns:
-        JSON values; see `metrics.json` in the design. Detection figures are there only with the
-        figures on random noise and under detector-aware attacks beside them.
+    Raises:
+        ConfigError: settings that cannot be used, or an ensemble whose outputs are not numbers.
     """
+    check(success in SUCCESS, f"success is {success!r}; it is {' or '.join(SUCCESS)}")
+    check(0 <= adaptive <= len(images), f"adaptive is {adaptive}; it is from 0 to the number of images, {len(images)}")
     model = checkpoint.model
     search = SearchCopy(model, search_dtype).model
-    detector = checkpoint.detector if adaptive else None
-    progress = Progress(report or (lambda what, fraction: None))
-    clean = outcome(model, images, labels)
-    result: dict[str, Any] = {
-        "images": len(labels),
+    settings = {
+        "images": len(images),
         "seed": seed,
         "search_precision": str(search_dtype).removeprefix("torch."),
-        "natural": _figures(clean, clean, detector),
+        "success": success,
+        "batch_size": batch_size,
+        "epsilon": epsilon,
     }
-    parts = len(attacks) + (5 if adaptive else 0)
-    result["attacks"] = []
-    for i, config in enumerate(attacks):
-        ticks = progress.part(config.describe(), i / parts, (i + 1) / parts)
-        x_adv = attack(search, images, labels, config, seed=seed, progress=ticks)
-        attacked = outcome(model, x_adv, labels)
-        result["attacks"].append({**asdict(config), **_figures(attacked, clean, detector)})
-    if adaptive:
-        first = slice(0, adaptive)
-        known = outcome(model, images[first], labels[first])
-        start = len(attacks) / parts
-        result["adaptive"] = [
-            {"name": name, **_figures(outcome(model, x, labels[first]), known, detector), "images": len(x)}
-            for name, x in _aware_examples(search, images[first], labels[first], epsilon, progress, start)
-        ]
-        progress.report("random noise, JPEG and the like", 1 - 0.5 / parts)
-        noisy = corruptions(images, epsilon, seed)
-        result["benign_corruptions"] = [
-            {"name": name, **_figures(outcome(model, x, labels), clean, detector)} for name, x in noisy
-        ]
-    progress.report("done", 1.0)
-    return result
+    known = aware_attacks(checkpoint.dataset, epsilon, images.shape[-1], aware) if adaptive else []
+    check(bool(known) or not adaptive, f"aware is {aware}; none of these knows the detector and fits these images")
+    threshold = checkpoint.detector.threshold if checkpoint.detector else None
+    columns = []
+    for config, count in [*((c, len(images)) for c in attacks), *((c, adaptive) for c in known)]:
+        kind = "adaptive" if config.info.aware else "attack"
+        drop = success == "any" and kind == "attack"
+        columns.append(attack_column(model, search, config, count, kind=kind, drop=drop, threshold=threshold))
+    columns += benign_columns(model, epsilon, len(images)) if adaptive else []
+    if sanity:
+        columns += sanity_columns(model, search, sanity, len(images))
+    if store:
+        sources = sanity.sources if sanity else {}
+        store.settings = {
+            "contents": digest(model, images, labels),
+            "sources": [digest(source, images[:0], labels[:0]) for source in sources.values()],
+            "seed": seed,
+            "precision": settings["search_precision"],
+            "torch": torch.__version__,
+            "device": images.device.type,
+        }
+    clean, found = walk(
+        model,
+        images,
+        labels,
+        columns,
+        seed=seed,
+        batch_size=batch_size,
+        store=store,
+        processes=processes,
+        report=report,
+    )
+    return Measured(settings, clean, tuple(found))
+
+
+def evaluate(
+    checkpoint: Checkpoint, images: Tensor, labels: Tensor, attacks: Sequence[AttackConfig], **settings: Any
+) -> dict[str, Any]:
+    """Figures of a checkpoint: natural, under each attack, under random noise, and under the attacker who knows.
+
+    Takes what `measure` takes and returns `metrics` of it.
+    """
+    measured = measure(checkpoint, images, labels, attacks, **settings)
+    return metrics(measured, checkpoint.detector)
+
+
+def detect(
+    checkpoint: Checkpoint,
+    images: Tensor,
+    labels: Tensor,
+    attacks: Sequence[AttackConfig],
+    *,
+    adaptive: int = 50,
+    calibration: tuple[Tensor, Tensor] | None = None,
+    false_positive_rate: float = 0.05,
+    **settings: Any,
+) -> DetectionReport:
+    """How well clean images are told from attacked ones, from detector-aware ones and from benign corruptions.
+
+    Args:
+        checkpoint: its detector's threshold is the entropy's where there is no `calibration`.
+        images: see `measure`.
+        labels: see `measure`.
+        attacks: Figures 3 and 4's, or any.
+        adaptive: how many of the images, from the first, the detector-aware attacks get; at least 1.
+        calibration: see `detectors`.
+        false_positive_rate: see `detectors`.
+        settings: what else `measure` takes.
+    """
+    check(adaptive >= 1, f"adaptive is {adaptive}; detection is never shown without the attacker who knows")
+    check(len(attacks) >= 1, "attacks is empty; detection is shown under at least one")
+    measured = measure(checkpoint, images, labels, attacks, adaptive=adaptive, **settings)
+    return detection_report(measured, detectors(checkpoint, calibration, false_positive_rate))
+
+
+def detectors(
+    checkpoint: Checkpoint, calibration: tuple[Tensor, Tensor] | None = None, false_positive_rate: float = 0.05
+) -> dict[str, Detector]:
+    """The thresholds by score: the checkpoint's own of the entropy, or every score's from `calibration`.
+
+    Args:
+        checkpoint: with or without a detector.
+        calibration: images and labels that are used for nothing else.
+        false_positive_rate: what these thresholds let through as flagged.
+    """
+    if calibration is None:
+        return {"entropy": checkpoint.detector} if checkpoint.detector else {}
+    held = sample("calibration", outcome(checkpoint.model, *calibration))
+    where = f"{len(held.right)} images kept for this alone"
+    return {k: calibrate(v, false_positive_rate, where, k) for k, v in held.scores.items()}
+
+
+def detection_report(measured: Measured, thresholds: dict[str, Detector]) -> DetectionReport:
+    """The detection part of a walk with `success` `last`: an attack that was cut short tells nothing of its entropy.
+
+    Raises:
+        ConfigError: another `success`, or a walk without one of the three columns.
+    """
+    success = measured.settings["success"]
+    check(success == "last", f"success is {success!r}; detection is measured on attacks that run to their end")
+    columns = []
+    for kind in ("attack", "adaptive", "benign"):
+        found = measured.of(kind)
+        columns.append(tuple(sample(_short(f.column), f.outcome, _config(f.column)) for f in found))
+    return DetectionReport(sample("clean", measured.clean), *columns, thresholds)
+
+
+def _short(column: Column) -> str:
+    return column.name.removesuffix(", on the ensemble")
+
+
+def _config(column: Column) -> dict[str, Any]:
+    """The attack's settings alone."""
+    known = {f.name for f in fields(AttackConfig)}
+    return {k: v for k, v in column.settings.items() if k in known}
 
 
 def sample(name: str, seen: Outcome, settings: dict[str, Any] | None = None) -> Sample:
@@ -180,122 +228,78 @@ def sample(name: str, seen: Outcome, settings: dict[str, Any] | None = None) -> 
     return Sample(name, seen.right.cpu().numpy(), kept, settings or {})
 
 
-def detect(
-    checkpoint: Checkpoint,
-    images: Tensor,
-    labels: Tensor,
-    attacks: Sequence[AttackConfig],
-    *,
-    adaptive: int = 50,
-    epsilon: float = 8 / 255,
-    calibration: tuple[Tensor, Tensor] | None = None,
-    false_positive_rate: float = 0.05,
-    seed: int = 0,
-    report: Callable[[str, float], None] | None = None,
-) -> DetectionReport:
-    """How well clean images are told from attacked ones, from detector-aware ones and from benign corruptions.
+def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, Any]:
+    """JSON values of a walk: what `metrics.json` holds.
 
-    Args:
-        checkpoint: its detector's threshold is the entropy's where there is no `calibration`.
-        images: `(B, C, H, W)` float32 in [0, 1], none of them used to calibrate.
-        labels: true labels `(B,)`.
-        attacks: Figures 3 and 4's, or any.
-        adaptive: how many of the images, from the first, the detector-aware attacks get; at least 1.
-        epsilon: radius of noise and detector-aware attacks, pixel units.
-        calibration: images and labels that set every score's threshold.
-        false_positive_rate: what these thresholds let through as flagged.
-        seed: of random starts and noise.
-        report: called as `report(what, fraction)`.
+    `settings` first; then rows of `natural`, `attacks`, `adaptive`, `benign_corruptions`, each with `accuracy` (by
+    the example that the attack returned), `accuracy_any_step` (right on the image and at every step that could be
+    watched) and `fooled`, a bit an image, 1 where it was not. `worst_case` unites the attacks by image. Detection
+    figures are there only where the walk has detector-aware attacks and corruptions too, and in rows of
+    attacks only where these ran to their end.
     """
-    check(adaptive >= 1, f"adaptive is {adaptive}; detection is never shown without the attacker who knows")
-    check(len(attacks) >= 1, "attacks is empty; detection is shown under at least one")
-    model, progress = checkpoint.model, Progress(report or (lambda what, fraction: None))
-    search = SearchCopy(model, torch.float32).model
-    aware = 12 * min(adaptive, len(images)) * 50  # gradient steps of the aware attacks: four, three targets each
-    work = [len(images) * c.steps for c in attacks] + [aware]
-    ends = np.cumsum([0, *work]) / sum(work)
-    attacked = []
-    for i, config in enumerate(attacks):
-        ticks = progress.part(config.describe(), ends[i], ends[i + 1])
-        x_adv = attack(search, images, labels, config, seed=seed, progress=ticks)
-        name = config.describe().removesuffix(", on the ensemble")
-        attacked.append(sample(name, outcome(model, x_adv, labels), asdict(config)))
-    some = slice(0, adaptive)
-    aware_ones = [
-        sample(name, outcome(model, x, labels[some]), {"epsilon": epsilon, "steps": 50})
-        for name, x in _aware_examples(search, images[some], labels[some], epsilon, progress, float(ends[-2]))
-    ]
-    benign = [sample(name, outcome(model, x, labels)) for name, x in corruptions(images, epsilon, seed)]
-    detectors = {"entropy": checkpoint.detector} if checkpoint.detector else {}
-    if calibration is not None:
-        held = sample("calibration", outcome(model, *calibration))
-        where = f"{len(held.right)} images kept for this alone"
-        detectors |= {k: calibrate(v, false_positive_rate, where, k) for k, v in held.scores.items()}
-    progress.report("done", 1.0)
-    clean = sample("clean", outcome(model, images, labels))
-    return DetectionReport(clean, tuple(attacked), tuple(aware_ones), tuple(benign), detectors)
+    whole = bool(measured.of("adaptive") and measured.of("benign"))
+    detector = detector if whole else None
+    to_the_end = detector if measured.settings["success"] == "last" else None
+    clean = measured.clean
+    result = {**measured.settings, "natural": _figures(clean, clean, detector), "attacks": []}
+    for f in measured.of("attack"):
+        result["attacks"].append({**_config(f.column), **_figures(f.outcome, clean, to_the_end), **_fooled(f)})
+    for kind, name in (("adaptive", "adaptive"), ("benign", "benign_corruptions")):
+        if measured.of(kind):
+            result[name] = [_named_row(f, clean, detector) for f in measured.of(kind)]
+    if measured.of("attack"):
+        result["worst_case"] = worst_case(measured, detector)
+    if measured.of("sanity"):
+        result["sanity"] = sanity_figures(measured.of("sanity"))
+    return result
 
 
-def _aware_examples(
-    search: Ensemble, x: Tensor, labels: Tensor, epsilon: float, progress: Progress, start: float
-) -> Iterator[tuple[str, Tensor]]:
-    """Examples of the attacker who knows the detector: a value a pixel, then smooth on coarser grids."""
-    grids = [g for g in (None, 16, 8, 4) if g is None or g < x.shape[-1]]
-    share = (1 - start) / (len(grids) + 1)
-    for i, grid in enumerate(grids):
-        what = "agreeing members" if grid is None else f"smooth {grid} x {grid}, agreeing members"
-        ticks = progress.part(what, start + i * share, start + (i + 1) * share)
-        yield what, agreeing_attack(search, x, labels=labels, epsilon=epsilon, grid=grid, progress=ticks)
+def _named_row(f: Found, clean: Outcome, detector: Detector | None) -> dict[str, Any]:
+    more = {} if f.column.kind == "benign" else {"attack": _config(f.column), **_fooled(f)}
+    return {"name": _short(f.column), **_figures(f.outcome, clean, detector), "images": len(f.fooled), **more}
 
 
-def corruptions(x: Tensor, epsilon: float, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Inputs that attack nothing, by name: random noise of the attack's size, and what pictures go through.
+def _fooled(f: Found) -> dict[str, Any]:
+    bits = "".join("01"[int(b)] for b in f.fooled.tolist())
+    return {"accuracy_any_step": 1 - bits.count("1") / len(bits), "seconds": round(f.seconds, 2), "fooled": bits}
 
-    Args:
-        x: `(B, C, H, W)` float32 in [0, 1].
-        epsilon: size of the random signs; the Gaussian noise has sigma epsilon / 2. Pixel units.
-        seed: of the noise.
+
+def worst_case(measured: Measured, detector: Detector | None = None) -> list[dict[str, Any]]:
+    """Accuracy where an image counts as lost as soon as any attack fools it: a row a norm, radius and set of images.
+
+    An attack in a smaller ball is one in a larger. `attacks` says how many are united. Where fewer images get the
+    detector-aware attacks, they have a row of their own, with all attacks on these. With a detector,
+    `wrong_and_unflagged`: some attack's returned example, or the image itself, is wrong and passes.
     """
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
-    yield f"random signs of {255 * epsilon:.4g}/255", (x + epsilon * signs).clamp(0, 1)
-    gauss = torch.randn(x.shape, generator=generator).to(x)
-    yield f"Gaussian noise, sigma {127.5 * epsilon:.4g}/255", (x + epsilon / 2 * gauss).clamp(0, 1)
-    yield "JPEG quality 75", torch.stack([_jpeg(picture, 75) for picture in x]).to(x)
-    yield "blur, 3 x 3 binomial", _blur(x)
-    yield "resized to 3/4 and back", _resized(x, 0.75)
-    yield "20% brighter", (1.2 * x).clamp(0, 1)
-    yield "20% darker", 0.8 * x
-    pixels = max(1, round(x.shape[-1] / 16))
-    moved = F.pad(x, (pixels, 0, pixels, 0), mode="replicate")[..., : x.shape[-2], : x.shape[-1]]
-    yield f"shifted by {pixels} pixel{'s' if pixels > 1 else ''}, down and right", moved
+    clean = measured.clean
+    tried = [(_ball(f), f) for f in measured.of("attack") + measured.of("adaptive")]
+    rows = []
+    for norm, epsilon, count in sorted({ball for ball, _ in tried}, key=lambda b: (b[0], b[1], -b[2])):
+        inside = [f for (n, e, c), f in tried if n == norm and e <= epsilon and c >= count]
+        lost = torch.stack([~clean.right[:count], *(f.fooled[:count] for f in inside)]).any(0)
+        row = {"norm": norm, "epsilon": epsilon, "images": count, "attacks": len(inside)}
+        row["accuracy"] = 1 - lost.float().mean().item()
+        if detector and measured.settings["success"] == "last":
+            passed = [_unnoticed(seen, detector, count) for seen in (clean, *(f.outcome for f in inside))]
+            row["wrong_and_unflagged"] = torch.stack(passed).any(0).float().mean().item()
+        rows.append(row)
+    return rows
 
 
-def _blur(x: Tensor) -> Tensor:
-    """(1 2 1) / 4 along both sides, edges repeated."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1]).clamp(0, 1)
+def _ball(f: Found) -> tuple[str, float, int]:
+    """Norm and radius of what an attack may do, and how many images it got."""
+    settings = f.column.settings
+    return settings.get("norm", "linf"), round(settings["epsilon"], 9), len(f.fooled)
 
 
-def _resized(x: Tensor, factor: float) -> Tensor:
-    """Bilinearly smaller, antialiased, and back to the size it had."""
-    side = [max(1, round(factor * n)) for n in x.shape[-2:]]
-    smaller = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
-    return F.interpolate(smaller, size=x.shape[-2:], mode="bilinear", align_corners=False).clamp(0, 1)
-
-
-def _jpeg(x: Tensor, quality: int) -> Tensor:
-    """`(C, H, W)` in [0, 1] through a JPEG file."""
-    pixels = (x.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(buffer, "JPEG", quality=quality)
-    decoded = np.array(Image.open(buffer), dtype=np.float32).reshape(pixels.shape)
-    return torch.from_numpy(decoded / 255).permute(2, 0, 1)
+def _unnoticed(seen: Outcome, detector: Detector, count: int) -> Tensor:
+    """Where the first `count` are wrong and not flagged, `(count,)`."""
+    flagged = torch.from_numpy(detector.flags(seen.entropy[:count].cpu().numpy())).to(seen.labels.device)
+    return ~seen.right[:count] & ~flagged
 
 
 def _figures(now: Outcome, clean: Outcome, detector: Detector | None) -> dict[str, Any]:
-    """Accuracy and subsets of `now`; with a detector, what it says of `now` against `clean`."""
+    """Accuracy and subsets of `now`; with a detector, what it says of `now` against the same clean images."""
     figures: dict[str, Any] = {
         "accuracy": now.accuracy,
         "member_accuracy": now.member_accuracy,
@@ -304,9 +308,10 @@ def _figures(now: Outcome, clean: Outcome, detector: Detector | None) -> dict[st
     }
     if detector is None:
         return figures
-    score, base = now.entropy.cpu().numpy(), clean.entropy.cpu().numpy()
+    count = len(now.labels)
+    score, base = now.entropy.cpu().numpy(), clean.entropy[:count].cpu().numpy()
     flagged, wrong = detector.flags(score), ~now.right.cpu().numpy()
-    successful = wrong & clean.right.cpu().numpy()
+    successful = wrong & clean.right[:count].cpu().numpy()
     figures |= {"flagged": float(flagged.mean()), "wrong_and_unflagged": float((wrong & ~flagged).mean())}
     if now is not clean:
         figures |= {"auc": auc(base, score), "auc_successful": auc(base, score[successful])}

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +55,25 @@ def test_a_value_at_the_threshold_is_not_flagged():
 def test_calibrate_refuses(values, rate, words):
     with pytest.raises(ConfigError, match=words):
         calibrate(values, rate, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((math.nan, 0.05, "", 1), "threshold is nan; it must be a finite number"),
+        ((math.inf, 0.05, "", 1), "threshold is inf; it must be a finite number"),
+        ((1.0, 1.5, "", 1), "false_positive_rate is 1.5; it is from 0 to 1"),
+        ((1.0, 0.05, "", 1, "mood"), "score is 'mood'; it is one of entropy"),
+    ],
+)
+def test_a_detector_that_cannot_be_is_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        Detector(*settings)
+
+
+def test_what_every_command_imports_leaves_scikit_learn_out():
+    program = "import sys; import cce.checkpoints, cce.detection; assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_auc_by_hand():

@@ -12,7 +12,7 @@ from torch import nn
 
 from cce import drawing, figures, report
 from cce.checkpoints import Checkpoint
-from cce.config import CCE_DM, AttackConfig, ConfigError, ModelConfig
+from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError, ModelConfig
 from cce.detection import SCORES, DetectionReport, Detector, Sample, report_from_json, roc
 from cce.evaluation import detect, outcome, sample
 from cce.models import Ensemble
@@ -162,7 +162,8 @@ def test_detect_on_a_small_ensemble(trained, digits):
         report=lambda what, fraction: ticks.append(fraction),
     )  # fmt: skip
     assert set(found.detectors) == set(SCORES) and found.detectors["disagreement"].images == 40
-    assert [len(s) for _, s in found.samples()] == [8, 2, 2, *[8] * 8]
+    aware = sum(info.aware and (info.grid or 0) < 8 for info in ATTACKS.values())
+    assert [len(s) for _, s in found.samples()] == [8, *[2] * aware, *[8] * 8]
     for score in SCORES:
         assert all("auc" in r and "flagged" in r for r in found.rows(score)[1:])
     assert ticks == sorted(ticks) and ticks[-1] == 1

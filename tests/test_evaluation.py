@@ -6,10 +6,13 @@ import torch
 from torch import nn
 
 from cce.checkpoints import Checkpoint
-from cce.config import CCE_RM, AttackConfig, ModelConfig, to_json
+from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError, ModelConfig, to_json
+from cce.corruptions import corruption_kinds, corruptions
 from cce.detection import Detector
-from cce.evaluation import Outcome, corruptions, evaluate, outcome
+from cce.evaluation import Outcome, detection_report, evaluate, measure, metrics, outcome, worst_case
 from cce.models import Ensemble
+
+ON = ", on the ensemble"
 
 
 class Reader(nn.Module):
@@ -183,7 +186,9 @@ def test_no_detection_figures_without_a_detector_or_without_the_aware_attacker(d
     )
     plain = {"accuracy", "member_accuracy", "subsets", "mean_entropy"}
     assert set(result["natural"]) == plain
-    assert set(result["attacks"][0]) - set(to_json(AttackConfig())) == plain
+    always = {"accuracy_any_step", "fooled", "seconds"}
+    assert set(result["attacks"][0]) - set(to_json(AttackConfig())) == plain | always
+    assert "wrong_and_unflagged" not in result["worst_case"][0]
     assert ("adaptive" in result) == ("benign_corruptions" in result) == bool(adaptive)
 
 
@@ -216,17 +221,89 @@ def test_evaluate_shows_the_aware_attacker_and_random_noise_beside_detection(tra
         report=lambda what, fraction: fractions.append(fraction),
     )
     names = [row["name"] for row in result["adaptive"]]
-    assert names == ["agreeing members", "smooth 4 x 4, agreeing members"]
+    aware = [name for name, info in ATTACKS.items() if info.aware and (info.grid or 0) < 8]
+    assert names == [row["attack"]["name"] and AttackConfig(**row["attack"]).describe().removesuffix(ON)
+                     for row in result["adaptive"]]  # fmt: skip
+    assert [row["attack"]["name"] for row in result["adaptive"]] == aware and "agree" in aware
+    assert {row["attack"]["epsilon"] for row in result["adaptive"]} == {0.1}
     assert {row["images"] for row in result["adaptive"]} == {5}
     noise = [row["name"] for row in result["benign_corruptions"]]
     assert noise[:3] == ["random signs of 25.5/255", "Gaussian noise, sigma 12.75/255", "JPEG quality 75"]
     assert len(noise) == 8
+    union = result["worst_case"]
+    assert [(row["images"], row["attacks"]) for row in union] == [(12, 1), (5, 1 + len(aware))]
+    assert union[0]["accuracy"] <= result["attacks"][0]["accuracy"] + 1e-6  # float32 means
+    assert union[1]["wrong_and_unflagged"] >= max(row["wrong_and_unflagged"] for row in result["adaptive"])
     for row in [*result["adaptive"], *result["benign_corruptions"]]:
         assert {"flagged", "wrong_and_unflagged", "auc", "auc_successful"} <= set(row)
         assert sum(row["subsets"].values()) == pytest.approx(1)
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     json.dumps(result, allow_nan=False)
     assert made.model.members[0].head.weight.requires_grad  # the model is left as it was
+
+
+def test_the_worst_case_unites_attacks_by_image(thresholds):
+    """One member, switching at .50; what is light (1) falls, and what is dark (0) rises, by steps * step size.
+
+    In the ball of .05 the first picture falls (.52 - .05), in that of .2 also the second (.60 - .2, by BIM) and
+    the third, dark (.45 + .06 = .51, by FGSM of .06); the last (.90) withstands all, and .49 is wrong by itself.
+    """
+    x, labels = gray(0.52, 0.60, 0.45, 0.90, 0.49), torch.tensor([1, 1, 0, 1, 1])
+    attacks = [AttackConfig("bim", 0.2, 0.05, 4), AttackConfig("fgsm", 0.06), AttackConfig("bim", 0.05, 0.05, 1)]
+    detector = Detector(0.6, 0.05, "nothing", 1)
+    made = checkpoint(thresholds(0.5), detector)
+    result = evaluate(made, x, labels, attacks)
+    assert [row["fooled"] for row in result["attacks"]] == ["11101", "10101", "10001"]
+    rows = result["worst_case"]
+    assert [(row["norm"], row["epsilon"], row["attacks"]) for row in rows] == [
+        ("linf", 0.05, 1), ("linf", 0.06, 2), ("linf", 0.2, 3),
+    ]  # fmt: skip
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.6, 0.4, 0.2])
+    found = measure(made, x, labels, attacks)
+    seen = worst_case(found, detector)
+    assert seen[2]["wrong_and_unflagged"] == pytest.approx(_unnoticed_by_hand(found, 0.6))
+
+
+def _unnoticed_by_hand(found, threshold: float) -> float:
+    """Share of images that some outcome has wrong with an entropy at or below the threshold."""
+    lost = 0
+    outcomes = [found.clean, *(f.outcome for f in found.found)]
+    for i in range(len(found.clean.labels)):
+        lost += any(not bool(o.right[i]) and o.entropy[i].item() <= threshold for o in outcomes)
+    return lost / len(found.clean.labels)
+
+
+def test_metrics_and_detection_come_from_one_walk(trained, digits, monkeypatch):
+    import cce.columns
+
+    calls, real = [], cce.columns.run_attack
+    monkeypatch.setattr(cce.columns, "run_attack", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    x, labels = digits.test.pixels()[:8], digits.test.labels[:8]
+    detector = Detector(1.0, 0.05, "nothing", 1)
+    made = Checkpoint("t", trained(2), "digits", digits.classes, CCE_RM, {}, detector)
+    found = measure(made, x, labels, [AttackConfig("fgsm", 0.1)], adaptive=2, epsilon=0.1)
+    walked = len(calls)
+    result, seen = metrics(found, detector), detection_report(found, {"entropy": detector})
+    assert len(calls) == walked == 1 + len(result["adaptive"])
+    assert AttackConfig(**seen.attacks[0].settings) == AttackConfig("fgsm", 0.1)
+    rows = {row["name"]: row for row in seen.rows()}
+    told = [("attacks", 0, seen.attacks[0].name), ("adaptive", 1, result["adaptive"][1]["name"]),
+            ("benign_corruptions", 2, result["benign_corruptions"][2]["name"])]  # fmt: skip
+    for column, i, name in told:
+        for key in ("accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged"):
+            assert rows[name][key] == pytest.approx(result[column][i][key]), (name, key)
+
+
+def test_an_attack_that_was_cut_short_has_no_detection_figures(trained, digits):
+    x, labels = digits.test.pixels()[:8], digits.test.labels[:8]
+    detector = Detector(1.0, 0.05, "nothing", 1)
+    made = Checkpoint("t", trained(2), "digits", digits.classes, CCE_RM, {}, detector)
+    found = measure(made, x, labels, [AttackConfig("fgsm", 0.1)], adaptive=1, epsilon=0.1, success="any")
+    result = metrics(found, detector)
+    assert "auc" not in result["attacks"][0] and "wrong_and_unflagged" not in result["worst_case"][0]
+    assert "auc" in result["adaptive"][0]  # these run to their end
+    with pytest.raises(ConfigError, match="detection is measured on attacks that run to their end"):
+        detection_report(found, {"entropy": detector})
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -241,6 +318,10 @@ def test_corruptions_are_seeded_in_range_and_of_the_stated_size(channels):
         assert torch.equal(picture, other[name]) != ("random" in name or "noise" in name)
     torch.testing.assert_close((signs - x).abs(), torch.full_like(x, 0.05))
     assert (gauss - x).std().item() == pytest.approx(0.025, rel=0.15)
+    for name, corrupt in corruption_kinds(0.05, 16).items():  # an image's noise is its own
+        last = corrupt(x[2:], [torch.Generator().manual_seed(9)])
+        both = corrupt(x[1:], [torch.Generator().manual_seed(8), torch.Generator().manual_seed(9)])
+        torch.testing.assert_close(last[0], both[1], msg=name)
     flat = dict(corruptions(torch.full((1, channels, 16, 16), 0.5), 0.05))["JPEG quality 75"]
     assert (flat - 0.5).abs().max() < 0.02  # a flat grey survives JPEG
     assert 0 < (jpeg - x).abs().mean() < 0.2

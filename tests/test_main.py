@@ -16,6 +16,12 @@ from cce.data import load
 DIGITS = "digits-cce-rm"
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """What an evaluation keeps until it ends goes here."""
+    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path / "home"))
+
+
 def said(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 

@@ -6,12 +6,14 @@ Epsilon and step size are typed in 1/255 here; the library takes pixel units.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from cce import checkpoints
+from cce import checkpoints, hub
 from cce.checkpoints import Checkpoint, CheckpointError
 
 Run = Callable[[argparse.Namespace], int]
@@ -50,14 +52,35 @@ def add_json(p: argparse.ArgumentParser) -> None:
 
 
 def find_checkpoint(name: str, device: torch.device) -> Checkpoint:
-    """A checkpoint by its folder, or a released one by its name.
+    """A checkpoint by its folder, a released one by its name, or one on the Hub by its id, `owner/name`.
 
     Raises:
-        CheckpointError: neither is there; the message lists the released names.
+        CheckpointError: none is there; the message lists the released names.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() or hub.is_repository(name):
         return checkpoints.load(name, device)
     ships = {p.name: p for p in checkpoints.released()}
     if name not in ships:
         raise CheckpointError(f"there is no checkpoint {name!r}; released are: {', '.join(ships) or 'none'}")
     return checkpoints.load(ships[name], device)
+
+
+@contextmanager
+def progress_bar(shown: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """A bar on standard error with the time left, for what reports `(what, fraction done)`.
+
+    A first report above 0 is work that was done before: it does not count as speed.
+    """
+    with tqdm(
+        total=100, unit="%", smoothing=0, disable=not shown, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"
+    ) as bar:
+        told = False
+
+        def tell(what: str, fraction: float) -> None:
+            nonlocal told
+            bar.set_description(what, refresh=False)
+            if not told:
+                bar.initial, told = 100 * fraction, True
+            bar.update(100 * fraction - bar.n)
+
+        yield tell

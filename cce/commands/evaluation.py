@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cce import checkpoints, data, presets
-from cce.cards import measured_rows, model_card, percent
-from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint
-from cce.config import AttackConfig, ConfigError, check
+from cce.cards import measured_rows, model_card, percent, sanity_lines, worst_case_lines
+from cce.checkpoints import Checkpoint
+from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.config import ATTACKS, AttackConfig, ConfigError, check
+from cce.measurements import write_measurement
 from cce.models import fast_dtype, resolve_device
+from cce.processes import Processes, join_processes
 from cce.runs import write_atomically
+
+ATTACK_FORM = "NAME[:STEPS[:EPSILON[:STEP_SIZE]]][:FIELD=VALUE]"
 
 
 def add(commands: Commands) -> None:
@@ -27,12 +35,34 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--attacks",
         nargs="+",
-        metavar="NAME[:STEPS[:EPSILON[:STEP_SIZE]]]",
-        help="for example pgd:20:8:2, epsilon and step size in 1/255 (default: the data set's suite)",
+        metavar=ATTACK_FORM,
+        help="by spaces or commas, for example pgd:20:8:2 or pgd:norm=l2:restarts=5, epsilon and step size in 1/255; "
+        f"there is {', '.join(ATTACKS)} (default: the data set's suite)",
     )
-    p.add_argument("--n", type=int, default=1000, help="number of test images, from the first")
+    # torchrun and accelerate launch take --n for the beginning of an option of their own.
+    p.add_argument("--n", "--images", type=int, default=1000, help="number of test images, from the first")
     p.add_argument(
-        "--adaptive", type=int, default=200, help="of these, how many get the detector-aware attacks; 0: none"
+        "--adaptive",
+        type=int,
+        help="of these, how many get every detector-aware attack; 0: none, and no figures of detection "
+        "(default: 200, or 0 with --success any)",
+    )
+    p.add_argument(
+        "--success",
+        choices=("last", "any"),
+        default="last",
+        help="last: attacks run to their end; any: an image is left out as soon as a step fools it, faster, "
+        "and of no use for detection. Accuracy at any step is the same with either",
+    )
+    p.add_argument(
+        "--sanity", type=int, nargs="?", const=50, default=0, metavar="N", help="look for masked gradients on N images"
+    )
+    p.add_argument(
+        "--transfer-from",
+        nargs="+",
+        default=[],
+        metavar="CHECKPOINT",
+        help="for --sanity: other ensembles of the same data set, whose examples are tried on this one",
     )
     p.add_argument(
         "--precision",
@@ -40,78 +70,129 @@ def add(commands: Commands) -> None:
         default="auto",
         help="what examples are searched for in (auto: bfloat16 where the device has it); verdicts are float32",
     )
-    p.add_argument("--write", action="store_true", help="write metrics.json and the model card into the checkpoint")
+    p.add_argument("--batch-size", type=int, default=128, help="images at a time; the figures do not depend on it")
+    p.add_argument(
+        "--fresh",
+        action="store_true",
+        help="do not take up what a killed run of the same command finished, which lies in "
+        "CCE_STUDIO_HOME/evaluations or ~/.cache/cce-studio/evaluations",
+    )
+    p.add_argument(
+        "--write",
+        action="store_true",
+        help="write metrics.json, the model card and measurements/detection.json into the checkpoint",
+    )
     p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
     add_device_and_data(p)
     add_json(p)
 
 
+def parse_attacks(texts: Sequence[str], base: AttackConfig) -> list[AttackConfig]:
+    """Attacks by spaces or commas.
+
+    >>> [a.name for a in parse_attacks(["fgsm,pgd:10", "bim"], AttackConfig())]
+    ['fgsm', 'pgd', 'bim']
+    """
+    return [parse_attack(one, base) for text in texts for one in text.split(",") if one]
+
+
 def parse_attack(text: str, base: AttackConfig) -> AttackConfig:
-    """`NAME[:STEPS[:EPSILON[:STEP_SIZE]]]`, the last two in 1/255, the rest from `base`.
+    """`NAME[:STEPS[:EPSILON[:STEP_SIZE]]][:FIELD=VALUE]`, epsilon and step size in 1/255, the rest from `base`.
+
+    Steps that are not said are `base`'s for an attack of its kind, else the attack's usual number.
 
     >>> parse_attack("bim:10:4", AttackConfig()).describe()
     'BIM k=10, epsilon 4/255, step 2/255, on the ensemble'
+    >>> parse_attack("pgd:restarts=5:target=member 1", AttackConfig()).restarts
+    5
     """
-    name, *numbers = text.split(":")
+    name, *rest = text.split(":")
+    numbers = [part for part in rest if "=" not in part]
+    more = dict(part.split("=", 1) for part in rest if "=" in part)
+    check(name in ATTACKS, f"attack is {name!r}; there is {', '.join(ATTACKS)}")
+    usual = ATTACKS[name].steps or base.steps
+    own = base.steps if usual == ATTACKS[base.name].steps else usual
+    kinds = {"norm": str, "target": str, "objective": str, "restarts": int, "toward": int, "decay": float}
+    unknown = sorted(set(more) - set(kinds))
+    check(not unknown, f"attack is {text!r}; {unknown[:1]} is no field of it: there is {', '.join(kinds)}")
+    check(len(numbers) <= 3, f"attack is {text!r}; it is {ATTACK_FORM}, as in pgd:20:8:2")
+    far = more.get("norm", "linf") != base.norm and len(numbers) < (3 if ATTACKS[name].step_size else 2)
+    check(not far, f"attack is {text!r}; another norm needs its own radius and step, as in pgd:20:128:16:norm=l2")
     try:
-        steps = int(numbers[0]) if numbers else base.steps
-        epsilon = float(numbers[1]) / 255 if len(numbers) > 1 else base.epsilon
-        step_size = float(numbers[2]) / 255 if len(numbers) > 2 else base.step_size
+        found = {k: kinds[k](v) for k, v in more.items()}
+        found["steps"] = int(numbers[0]) if numbers else own
+        found |= {k: float(v) / 255 for k, v in zip(("epsilon", "step_size"), numbers[1:], strict=False)}
     except ValueError:
-        raise ConfigError(f"attack is {text!r}; it is NAME[:STEPS[:EPSILON[:STEP_SIZE]]], as in pgd:20:8:2") from None
-    return AttackConfig(name, epsilon, step_size, steps)
+        raise ConfigError(f"attack is {text!r}; it is {ATTACK_FORM}, as in pgd:20:8:2") from None
+    return replace(base, name=name, **found)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """`python -m cce evaluate`."""
-    from cce.evaluation import evaluate as measure
+    from cce.engine import Store
+    from cce.evaluation import detection_report, detectors, measure, metrics
+    from cce.sanity import Sanity
 
-    device = resolve_device(options.device)
+    check(options.n >= 1, f"--n is {options.n}; it must be at least 1")
+    check(options.sanity >= 0, f"--sanity is {options.sanity}; it is a number of images, 0 for none")
+    check(options.sanity > 0 or not options.transfer_from, "--transfer-from is for --sanity; add --sanity")
+    adaptive = (200 if options.success == "last" else 0) if options.adaptive is None else options.adaptive
+    check(adaptive >= 0, f"--adaptive is {adaptive}; it must be 0 or more")
+    processes = join_processes(resolve_device(options.device))
+    device = processes.device or resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     base = presets.default_attack(checkpoint.dataset)
-    if options.attacks:
-        attacks = [parse_attack(text, base) for text in options.attacks]
-    else:
-        attacks = presets.attack_suite(checkpoint)
-    check(options.n >= 1, f"--n is {options.n}; it must be at least 1")
-    split = data.load(checkpoint.dataset, options.data).detection_test
-    if options.n > len(split):
+    attacks = parse_attacks(options.attacks, base) if options.attacks else presets.attack_suite(checkpoint)
+    sources = _sources(options.transfer_from, checkpoint, device)
+    dataset = load_dataset(checkpoint, options.data, processes)
+    split = dataset.detection_test
+    if options.n > len(split) and processes.main:
         print(f"cce evaluate: there are {len(split)} test images; all are used", file=sys.stderr)
     split = split.first(min(options.n, len(split)))
+    store = Store(partial_results(), taking_up=not options.fresh)
     search_dtype = fast_dtype(device) if options.precision == "auto" else getattr(torch, options.precision)
     started = time.perf_counter()
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
-
-        def report(what: str, fraction: float) -> None:
-            bar.set_description(what)
-            bar.update(100 * fraction - bar.n)
-
-        figures = measure(
-            checkpoint,
-            split.pixels().to(device),
-            split.labels.to(device),
-            attacks,
-            adaptive=min(options.adaptive, len(split)),
-            epsilon=base.epsilon,
-            seed=options.seed,
-            search_dtype=search_dtype,
-            report=report,
-        )
-    said = ["python", "-m", "cce", "evaluate", f"checkpoints/{checkpoint.id}", "--n", str(len(split))]
-    said += ["--adaptive", str(options.adaptive), "--seed", str(options.seed)]
-    said += ["--attacks", *options.attacks] if options.attacks else []
+    with progress_bar(processes.main) as report:
+        try:
+            measured = measure(
+                checkpoint,
+                split.pixels().to(device),
+                split.labels.to(device),
+                attacks,
+                adaptive=min(adaptive, len(split)),
+                epsilon=base.epsilon,
+                seed=options.seed,
+                search_dtype=search_dtype,
+                success=options.success,
+                sanity=Sanity(base, options.sanity, sources=sources) if options.sanity else None,
+                batch_size=options.batch_size,
+                store=store,
+                processes=processes,
+                report=report,
+            )
+        except KeyboardInterrupt:
+            print("cce evaluate: what is finished is kept; the same command goes on from there", file=sys.stderr)
+            raise
+    if not processes.main:
+        store.clear()
+        return 0
+    taken_up = sum(f.taken_up for f in measured.found)
     record = {
-        "data": f"the first {len(split)} test images of {checkpoint.dataset}",
-        "device": checkpoints.machine_name(device),
-        "seconds": round(time.perf_counter() - started, 1),
-        "command": shlex.join(said),
-        **figures,
+        **_record(options, checkpoint, len(split), adaptive, device),
+        "seconds": round(time.perf_counter() - started + taken_up / processes.count, 1),
+        "processes": processes.count,
+        "versions": {"torch": torch.__version__, "cce": checkpoints.version_of_cce()},
+        **metrics(measured, checkpoint.detector),
     }
     if options.write:
-        checkpoint.metrics = record
-        assert checkpoint.folder is not None
-        write_atomically(checkpoint.folder / "metrics.json", json.dumps(record, indent=1) + "\n")
-        write_atomically(checkpoint.folder / "README.md", model_card(checkpoint))
+        _write(checkpoint, record)
+        if "benign_corruptions" in record and options.success == "last":
+            held = dataset.calibration
+            known = detectors(checkpoint, (held.pixels().to(device), held.labels.to(device)))
+            about = {k: record[k] for k in ("data", "seed", "device", "command")} | {"n": len(split)}
+            found = detection_report(measured, known).to_json()
+            write_measurement(checkpoint, "detection", {"checkpoint": checkpoint.id, **about, "report": found})
+    store.clear()
     if options.json:
         print(json.dumps(record))
     else:
@@ -119,15 +200,72 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def partial_results() -> Path:
+    """Where evaluations keep what is finished until they end."""
+    home = os.environ.get("CCE_STUDIO_HOME") or "~/.cache/cce-studio"
+    return Path(home).expanduser() / "evaluations"
+
+
+def load_dataset(checkpoint: Checkpoint, root: Path | None, processes: Processes | None = None) -> data.Dataset:
+    """The ensemble's data set, digits at the size that it takes; the main process gets it first."""
+    size = checkpoint.model.config.input_shape[1] if checkpoint.dataset == "digits" else None
+    processes = processes or Processes()
+    found = data.load(checkpoint.dataset, root, size) if processes.main else None
+    processes.gather(None)
+    return found or data.load(checkpoint.dataset, root, size)
+
+
+def _sources(names: Sequence[str], checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
+    """Other ensembles on the same data set, by id."""
+    found = {}
+    for name in names:
+        other = find_checkpoint(name, device)
+        check(
+            other.dataset == checkpoint.dataset,
+            f"--transfer-from: {other.id} is of {other.dataset}; {checkpoint.id} is of {checkpoint.dataset}",
+        )
+        found[other.id] = other.model
+    return found
+
+
+def _record(
+    options: argparse.Namespace, checkpoint: Checkpoint, n: int, adaptive: int, device: torch.device
+) -> dict[str, Any]:
+    """What an evaluation says of itself."""
+    said = ["python", "-m", "cce", "evaluate", f"checkpoints/{checkpoint.id}", "--n", str(n)]
+    said += ["--adaptive", str(adaptive), "--seed", str(options.seed)]
+    said += ["--attacks", *options.attacks] if options.attacks else []
+    said += ["--success", options.success] if options.success != "last" else []
+    said += ["--sanity", str(options.sanity)] if options.sanity else []
+    said += ["--transfer-from", *options.transfer_from] if options.transfer_from else []
+    return {
+        "data": f"the first {n} test images of {checkpoint.dataset}",
+        "device": checkpoints.machine_name(device),
+        "command": shlex.join(said),
+    }
+
+
+def _write(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
+    """`metrics.json` and the model card."""
+    checkpoint.metrics = record
+    assert checkpoint.folder is not None
+    write_atomically(checkpoint.folder / "metrics.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(checkpoint.folder / "README.md", model_card(checkpoint))
+
+
 def print_figures(record: dict[str, Any]) -> None:
-    """A line for each measured row."""
+    """A line for each measured row, then the worst case by image, then the sanity checks."""
     for title, row in measured_rows(record):
-        cells = [f"accuracy {percent(row['accuracy'])}"]
+        attacked = title != "clean" and not title.startswith("not an attack")
+        cells = [f"{'robust ' if attacked else ''}accuracy {percent(row['accuracy'])}"]
+        if row.get("accuracy_any_step") is not None:
+            cells.append(f"at every step {percent(row['accuracy_any_step'])}")
         if "flagged" in row:
-            cells += [
-                f"flagged {percent(row['flagged'])}",
-                f"wrong and unflagged {percent(row['wrong_and_unflagged'])}",
-            ]
+            flagged = "detection rate" if attacked else "flagged"
+            unnoticed = percent(row["wrong_and_unflagged"])
+            cells += [f"{flagged} {percent(row['flagged'])}", f"wrong and unflagged {unnoticed}"]
         if row.get("auc") is not None:
             cells.append(f"AUC {row['auc']:.4f}")
         print(f"{title:58} " + ", ".join(cells))
+    for line in worst_case_lines(record) + sanity_lines(record):
+        print(line)
