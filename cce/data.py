@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cce.config import ConfigError
 from cce.torchvision_loading import import_torchvision
 
 Progress = Callable[[float, str], None]
@@ -326,7 +327,7 @@ def download(name: str, root: str | Path | None = None, progress: Progress | Non
 
 def _check_name(name: str) -> None:
     if name not in CLASS_NAMES:
-        raise ValueError(f"no data set is called {name!r}; choose one of {', '.join(DATASETS)}")
+        raise ConfigError(f"no data set is called {name!r}; choose one of {', '.join(DATASETS)}")
 
 
 def _how_to_get(name: str, path: Path, error: BaseException) -> str:

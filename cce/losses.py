@@ -1,7 +1,8 @@
-"""Losses: Eq. 5 for any number of members, its special cases, and the baselines."""
+"""Losses: Eq. 5 for any number of members, its special cases, and the baselines, ADP among them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,26 +10,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cce.config import Defense, check
-from cce.models import entropy
+from cce.models import entropy, log_mean_probability
+
+DIVERSITY_OFFSET = 1e-6
+"""Added to the diagonal of ADP's Gram matrix, so that equal members have a finite logarithm."""
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The parts of a member's loss, batch means, weights not yet applied; `total` applies them.
+    """The parts of a loss, batch means summed over members, weights not yet applied; `total` applies them.
 
     `natural` C(f(x), y); `direct` C(f(x_a), y), dPO; `promoting` w C(f(x_a^i), y), cPO; `demoting`
-    (1 - w) H(f(x_a^i)), DO, the last two averaged over i != n.
+    (1 - w) H(f(x_a^i)), DO, the last two averaged over i != n; `ensemble_entropy` H(f_en) and
+    `log_diversity` log ED of ADP, summed over x and x_a.
     """
 
     natural: Tensor
     direct: Tensor
     promoting: Tensor
     demoting: Tensor
+    ensemble_entropy: Tensor
+    log_diversity: Tensor
 
     def total(self, defense: Defense) -> Tensor:
         """The scalar to minimize."""
         crossing = defense.lambda_pm * self.promoting - defense.lambda_dm * self.demoting
-        return self.natural + self.direct + crossing
+        jointly = defense.alpha * self.ensemble_entropy + defense.beta * self.log_diversity
+        return self.natural + self.direct + crossing - jointly
+
+
+def _terms(natural: Tensor, **others: Tensor) -> LossTerms:
+    """Terms with zero for what a method does not have."""
+    names = ("direct", "promoting", "demoting", "ensemble_entropy", "log_diversity")
+    return LossTerms(natural, **{name: others.get(name, natural.new_zeros(())) for name in names})
+
+
+def joint_members(defense: Defense, members: int) -> list[list[int]]:
+    """Which members' losses need one another's predictions, as groups that can be taken one after the other.
+
+    Only ADP's terms join the members. Elsewhere each is alone, and its activations are gone before the
+    next one's forward pass.
+    """
+    return [list(range(members))] if defense.method == "adp" else [[n] for n in range(members)]
+
+
+def loss_terms(members: Sequence[int], logits: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
+    """The terms of a group of members (see `joint_members`), summed over it.
+
+    Args:
+        members: which ones, from 0.
+        logits: theirs, `(len(members), 1 + K, B, classes)`: on x, then on the K sets of examples (none
+            for NAT, f_en's for ADV-EN and ADP, every member's for CCE).
+        labels: `(B,)`.
+        defense: the method and its weights.
+    """
+    if defense.method == "adp":
+        return adp_terms(logits[:, 0], logits[:, 1], labels)
+    (member,), (own,) = members, logits
+    if defense.method == "cce":
+        return cce_terms(member, own[0], own[1:], labels, defense)
+    return pair_terms(own[0], own[1] if len(own) > 1 else None, labels)
 
 
 def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
@@ -40,7 +81,8 @@ def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defe
         attacked: f^n's logits on every member's examples, `(N, B, classes)`; row i is x_a^i.
         labels: `(B,)`.
         defense: its indicator: `soft`, w = f^n_y(x_a^i), or `hard`, w = [argmax f^n(x_a^i) = y]
-            (Eqs. 1-2). No gradient flows through w.
+            (Eqs. 1-2). Its reading: as in `paper`, no gradient flows through w; as `released`, it does, and
+            cross-entropy and entropy take softmax(f) where they should take f.
 
     Returns:
         The terms. Without other members (N = 1) the crossing terms are zero.
@@ -50,24 +92,72 @@ def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defe
     natural = F.cross_entropy(clean, labels)
     direct = F.cross_entropy(attacked[member], labels)
     others = [i for i in range(n) if i != member]
-    zero = natural.new_zeros(())
     if not others or defense.lambda_pm == defense.lambda_dm == 0:
-        return LossTerms(natural, direct, zero, zero)
+        return _terms(natural, direct=direct)
     log_p = F.log_softmax(attacked[others], dim=-1)  # (N - 1, B, classes)
-    log_p_y = log_p.gather(-1, labels.expand(len(others), -1)[..., None])[..., 0]  # (N - 1, B)
-    weight = indicator(log_p, log_p_y, labels, defense.indicator)
-    return LossTerms(natural, direct, (weight * -log_p_y).mean(), ((1 - weight) * entropy(log_p)).mean())
+    index = labels.expand(len(others), -1)[..., None]
+    weight = indicator(log_p, index, defense.indicator)  # (N - 1, B)
+    if defense.reading == "released":
+        p = log_p.exp()
+        log_q = F.log_softmax(p, dim=-1)  # the second softmax
+        cross_entropies, entropies = -log_q.gather(-1, index)[..., 0], -(p * log_q).sum(-1)
+    else:
+        weight = weight.detach()
+        cross_entropies, entropies = -log_p.gather(-1, index)[..., 0], entropy(log_p)
+    promoting, demoting = (weight * cross_entropies).mean(), ((1 - weight) * entropies).mean()
+    return _terms(natural, direct=direct, promoting=promoting, demoting=demoting)
 
 
-@torch.no_grad()
-def indicator(log_p: Tensor, log_p_y: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """W of Eq. 5, `(N - 1, B)`, without gradient: the probability of y, or 1 where y is the argmax."""
-    return log_p_y.exp() if kind == "soft" else (log_p.argmax(-1) == labels).to(log_p.dtype)
+def indicator(log_p: Tensor, index: Tensor, kind: str) -> Tensor:
+    """W of Eq. 5, `(N - 1, B)`: the probability of y, or 1 where y (in `index`, `(N - 1, B, 1)`) is the argmax."""
+    if kind == "soft":
+        return log_p.gather(-1, index)[..., 0].exp()
+    return (log_p.argmax(-1) == index[..., 0]).to(log_p.dtype)
 
 
 def pair_terms(clean: Tensor, attacked: Tensor | None, labels: Tensor) -> LossTerms:
     """Terms of NAT (`attacked` None) and ADV-EN: clean and adversarial cross-entropy of one member."""
     natural = F.cross_entropy(clean, labels)
-    zero = natural.new_zeros(())
-    direct = zero if attacked is None else F.cross_entropy(attacked, labels)
-    return LossTerms(natural, direct, zero, zero)
+    return _terms(natural) if attacked is None else _terms(natural, direct=F.cross_entropy(attacked, labels))
+
+
+def adp_terms(clean: Tensor, attacked: Tensor, labels: Tensor) -> LossTerms:
+    """Terms of ADP with adversarial training (Pang et al. 2019, arXiv 1901.08846, Eq. 5 and section 4.4).
+
+    ADV-EN's cross-entropies, and on x and on x_a alike the entropy of f_en and log ED.
+
+    Args:
+        clean: all members' logits on x, `(N, B, classes)`.
+        attacked: the same on x_a, which attacks f_en.
+        labels: `(B,)`.
+    """
+    natural, direct = (_summed_cross_entropy(logits, labels) for logits in (clean, attacked))
+    entropies = [entropy(log_mean_probability(logits)).mean() for logits in (clean, attacked)]
+    diversities = [log_ensemble_diversity(logits, labels).mean() for logits in (clean, attacked)]
+    return _terms(natural, direct=direct, ensemble_entropy=sum(entropies), log_diversity=sum(diversities))
+
+
+def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over members of the batch means, of `(N, B, classes)`."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits))) * len(logits)
+
+
+def log_ensemble_diversity(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log ED = log det(M^T M + offset I) of each example, `(B,)` (arXiv 1901.08846, Eqs. 2-3).
+
+    Column n of M is member n's softmax without the true label's entry, scaled to length 1, so that ED is the
+    squared volume that the members span: 1 where they are perpendicular, 0 where two agree.
+
+    Args:
+        logits: of all members, `(N, B, classes)`.
+        labels: `(B,)`.
+    """
+    n, count, classes = logits.shape
+    others = torch.arange(classes - 1, device=logits.device).expand(count, -1)
+    others = others + (others >= labels[:, None])  # (B, classes - 1): every class but the true one
+    rest = logits.gather(-1, others.expand(n, -1, -1)).transpose(0, 1)  # (B, N, classes - 1)
+    # A softmax over the rest differs from the true entries by a factor, which the length takes out again.
+    columns = F.normalize(F.softmax(rest, dim=-1), dim=-1)
+    gram = columns @ columns.transpose(1, 2)
+    offset = DIVERSITY_OFFSET * torch.eye(n, dtype=gram.dtype, device=gram.device)
+    return torch.linalg.slogdet(gram + offset).logabsdet

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
+from cce import class_folders
 from cce.config import Phase, TrainConfig
-from cce.data import CLASS_NAMES, Dataset, Split
+from cce.data import Dataset, Split
 from cce.runs import RunFolder
-from cce.training import Trainer, train_step
+from cce.training import Trainer
+from cce.training_step import train_step
 
 TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "digits": 1_257}
-"""Training images of each data set."""
+"""Training images of each named data set."""
 
 _TEST_IMAGES = 10_000
 _LOOK_IMAGES = 16  # of one look at the monitored images
@@ -49,14 +51,15 @@ def estimate(config: TrainConfig, device: torch.device, seconds: float = 2.0) ->
     look = _seconds_of(trainer.monitor, share, device)
     after = _memory(device)
 
-    count = config.train_images or TRAINING_IMAGES[config.dataset]
+    images_there = training_images(config)
+    count = min(config.train_images or images_there, images_there)
     steps_per_epoch = max(1, count // config.batch_size)
     steps = [max(1, round(p.epochs * steps_per_epoch)) for p in config.phases]
     scale = config.batch_size / images
     training = sum(n * s * scale for n, s in zip(steps, each, strict=True))
     looks = 1 + sum(steps) // max(1, round(config.evaluate_every * steps_per_epoch))
     pixels = config.model.input_shape[0] * config.model.input_shape[1] * config.model.input_shape[2]
-    held = 2 * pixels * (TRAINING_IMAGES[config.dataset] + _TEST_IMAGES) if config.dataset != "digits" else 0
+    held = 2 * pixels * (images_there + _TEST_IMAGES) if config.dataset != "digits" else 0
     return {
         "seconds": training + looks * look * config.evaluate_images / _LOOK_IMAGES,
         "images_per_second": sum(steps) * config.batch_size / training,
@@ -64,6 +67,18 @@ def estimate(config: TrainConfig, device: torch.device, seconds: float = 2.0) ->
         "steps": sum(steps),
         "measured_seconds": time.perf_counter() - began,
     }
+
+
+def training_images(config: TrainConfig) -> int:
+    """Training images of a config's data set; those of class folders are counted.
+
+    Raises:
+        DataError: class folders that cannot be used.
+    """
+    if not config.data_dir:
+        return TRAINING_IMAGES[config.dataset]
+    train, _ = class_folders.find(config.data_dir)
+    return sum(map(len, train.values()))
 
 
 def fixed_attack(phase: Phase) -> Phase:
@@ -83,7 +98,7 @@ def probe_trainer(config: TrainConfig, images: int, device: torch.device) -> Tra
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return Split(pixels, torch.arange(count) % classes, start)
 
-    names = CLASS_NAMES[config.dataset]
+    names = tuple(str(label) for label in range(classes))
     dataset = Dataset(config.dataset, names, noise(images), noise(1, _LOOK_IMAGES), noise(_LOOK_IMAGES))
     small = replace(config, batch_size=images, train_images=0, evaluate_images=_LOOK_IMAGES, compile=False)
     return Trainer(small, dataset, RunFolder(Path("nowhere")), device)

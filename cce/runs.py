@@ -1,21 +1,25 @@
 """Run folders: `runs/<id>/` as the only link between a trainer and whoever watches it.
 
-`config.json`, `status.json`, `metrics.jsonl`, `log.txt`, `last/` (resumable state), `checkpoint/`
-(the exported ensemble). Every file is written beside, flushed and renamed, so that a kill at any
-moment leaves the last good one.
+`config.json`, `status.json`, `metrics.jsonl`, `log.txt`, `last/` (resumable state), `best/` (the best
+weights so far), `checkpoint/` and `checkpoint-best/` (the exported ensembles). Every file is written
+beside, flushed and renamed, so that a kill at any moment leaves the last good one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cce.config import ConfigError, TrainConfig, from_json, to_json
 
 STATES = ("queued", "running", "stopping", "stopped", "finished", "failed")
 
@@ -37,6 +41,23 @@ def write_atomically(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Say in words that `what` cannot be written.
+
+    Raises:
+        RunError: instead of an error of the disk.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RunError(
+            f"cannot write {what}: {reason}; what was saved before is kept. "
+            "Make room, or give another folder, and run the same command again"
+        ) from error
+
+
 def process_start(pid: int) -> float | None:
     """Start time of a process in clock ticks since boot (Linux), so that a reused id is told apart; else None."""
     try:
@@ -44,6 +65,32 @@ def process_start(pid: int) -> float | None:
     except OSError:
         return None
     return float(stat.rpartition(")")[2].split()[19])
+
+
+class RunLock:
+    """The system's lock (flock) on a run folder: it ends with its process, however that ends, and leaves no file."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        import fcntl
+
+        self._place = os.open(folder.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            who = folder.status().get("pid")
+            raise RunError(
+                f"another trainer{f' (process {who})' if who else ''} is at work in {folder.path}; "
+                "let it end or stop it, or take another folder"
+            ) from None
+        except OSError:
+            return  # a file system without locks; a run is more than a lock
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._place >= 0:
+            os.close(self._place)
+        self._place = -1
 
 
 class RunFolder:
@@ -54,12 +101,17 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the exported ensemble lies."""
+        """Where the exported ensemble of the last step lies."""
         return self.path / "checkpoint"
 
     @property
-    def _state_file(self) -> Path:
-        return self.path / "last" / "state.safetensors"
+    def best_checkpoint(self) -> Path:
+        """Where the exported ensemble of the best step lies, where that is not the last one."""
+        return self.path / "checkpoint-best"
+
+    def state_file(self, kind: str = "last") -> Path:
+        """The state of a kind: `last`, which a run resumes from, or `best`, which holds weights alone."""
+        return self.path / kind / "state.safetensors"
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and write `config.json`.
@@ -67,20 +119,26 @@ class RunFolder:
         Raises:
             RunError: a folder that cannot be written, or one that holds another run's config.
         """
-        try:
+        config_file = self.path / "config.json"
+        with refusing(f"the run folder {self.path}"):
             (self.path / "last").mkdir(parents=True, exist_ok=True)
-            config_file = self.path / "config.json"
             if not config_file.exists():
                 write_atomically(config_file, json.dumps(config, indent=1) + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write the run folder {self.path}: {error.strerror}") from error
-        found, asked = self.config(), json.loads(json.dumps(config))
+        found, asked = (_with_new_fields(values) for values in (self.config(), config))
         differs = [name for name in found if name in asked and found[name] != asked[name]]
         if differs:
             raise RunError(
                 f"{config_file} is another run's: its {', '.join(differs)} differs; "
                 "take the same settings to resume it, or another folder"
             )
+
+    def lock(self) -> RunLock:
+        """Keep every other trainer out of this folder until the lock is closed, or its process is gone.
+
+        Raises:
+            RunError: another trainer is at work here.
+        """
+        return RunLock(self)
 
     def config(self) -> dict[str, Any]:
         """The run's config as it was written."""
@@ -100,7 +158,8 @@ class RunFolder:
             "heartbeat": time.time(),
             **more,
         }
-        write_atomically(self.path / "status.json", json.dumps(status) + "\n")
+        with refusing(f"{self.path / 'status.json'}"):
+            write_atomically(self.path / "status.json", json.dumps(status) + "\n")
 
     def status(self) -> dict[str, Any]:
         """`status.json`, or state `queued` where there is none yet."""
@@ -111,7 +170,8 @@ class RunFolder:
 
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with refusing(str(path)), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -131,36 +191,52 @@ class RunFolder:
     def truncate_metrics(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""
         kept = [json.dumps(row) for row in self.metrics() if row["step"] <= step]
-        write_atomically(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+        with refusing(f"{self.path / 'metrics.jsonl'}"):
+            write_atomically(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
-    def save_state(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Replace the resumable state, atomically. Never a pickle."""
-        beside = self._state_file.with_name(f".{os.getpid()}.part")
+    def save_state(self, tensors: dict[str, Tensor], step: int, kind: str = "last") -> None:
+        """Replace the state of a kind (see `state_file`), atomically. Never a pickle.
+
+        Raises:
+            RunError: it cannot be written; the one before is kept.
+        """
+        path = self.state_file(kind)
+        beside = path.with_name(f".{os.getpid()}.part")
         contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         try:
-            save_file(contiguous, beside, metadata={"step": str(step)})
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, self._state_file)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"cannot save the state to {self._state_file}: {error}; the last state is kept") from error
+            with refusing(str(path)):
+                path.parent.mkdir(exist_ok=True)
+                save_file(contiguous, beside, metadata={"step": str(step)})
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
 
     def has_state(self) -> bool:
         """Whether a resumable state was saved."""
-        return self._state_file.exists()
+        return self.state_file().exists()
 
-    def load_state(self) -> tuple[dict[str, Tensor], int] | None:
-        """The resumable state and its step, or None where none was saved.
+    def load_state(self, kind: str = "last") -> tuple[dict[str, Tensor], int] | None:
+        """The state of a kind and its step, or None where none was saved.
 
         Raises:
             RunError: a state file that cannot be read.
         """
-        if not self._state_file.exists():
+        path = self.state_file(kind)
+        if not path.exists():
             return None
         try:
-            with safe_open(self._state_file, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["step"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{self._state_file} is damaged ({error}); remove it to start from the beginning") from error
+            way_out = "remove it to start from the beginning" if kind == "last" else "remove it to go on without"
+            raise RunError(f"{path} is damaged ({error}); {way_out}") from error
+
+
+def _with_new_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config as plain values, with defaults for the fields that are newer than it is."""
+    try:
+        return json.loads(json.dumps(to_json(from_json(TrainConfig, config))))
+    except ConfigError:
+        return json.loads(json.dumps(config))

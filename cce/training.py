@@ -1,4 +1,4 @@
-"""Training: `train_step` makes examples and takes one optimizer step; `Trainer.fit` runs the phases.
+"""Training: `Trainer.fit` runs the phases, logs, looks, saves; each step is `cce.training_step.train_step`.
 
 Every random draw of a step comes from (seed, step) alone, and the learning rate from the step, so
 that weights, optimizer and step are the whole state: a run that was killed goes on to the same losses.
@@ -6,6 +6,7 @@ that weights, optimizer and step are the whole state: a run that was killed goes
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -15,16 +16,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from cce.attacks import loss_of, pgd_sign, uniform_start
-from cce.config import AttackConfig, Defense, Phase, TrainConfig, TrainingAttack, check, default_attack, to_json
-from cce.data import Dataset, Split, augment
-from cce.evaluation import Outcome, outcome
-from cce.losses import LossTerms, cce_terms, pair_terms
-from cce.models import Ensemble, SearchCopy, entropy, fast_dtype, log_mean_probability
+from cce.config import TrainConfig, check, default_attack, to_json
+from cce.data import Dataset, augment
+from cce.models import Ensemble, SearchCopy, fast_dtype
+from cce.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
+from cce.parallel import ALONE, Team, share_batch_norm, share_batch_size
 from cce.runs import RunError, RunFolder
+from cce.training_step import make_optimizer, train_step
+
+Log = Callable[[dict[str, Any]], None]
+"""Called with every line of `metrics.jsonl`."""
 
 
 class TrainingError(RuntimeError):
@@ -36,113 +40,6 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
 
 
-def draw_attack(attack: TrainingAttack, generator: torch.Generator) -> tuple[int, float, float]:
-    """(steps, epsilon, step_size) of one batch, uniform over the config's ranges."""
-    u = torch.rand(3, generator=generator).tolist()
-    low, high = attack.steps
-    steps = min(high, low + int(u[0] * (high - low + 1)))
-    epsilon = attack.epsilon[0] + u[1] * (attack.epsilon[1] - attack.epsilon[0])
-    reach = attack.reach[0] + u[2] * (attack.reach[1] - attack.reach[0])
-    return steps, epsilon, reach * epsilon / steps
-
-
-def make_examples(
-    search: Ensemble,
-    x: Tensor,
-    labels: Tensor,
-    defense: Defense,
-    attack: TrainingAttack,
-    generator: torch.Generator,
-) -> Tensor:
-    """The examples that a defense trains on: none (NAT), on f_en (ADV-EN), on each member (CCE).
-
-    Args:
-        search: the copy that is attacked; its parameters take no gradient.
-        x: `(B, C, H, W)` in [0, 1].
-        labels: true labels `(B,)`.
-        defense: which examples.
-        attack: ranges of the settings.
-        generator: of the draws (CPU).
-
-    Returns:
-        `(K, B, C, H, W)` with K = 0, 1 or N.
-    """
-    targets: dict[str, list[int | None]] = {"nat": [], "adv-en": [None]}
-    steps, epsilon, step_size = draw_attack(attack, generator)
-    examples = []
-    for member in targets.get(defense.method, range(len(search.members))):
-        noise = torch.rand(x.shape, generator=generator).to(x, memory_format=torch.channels_last)
-        start = (x + epsilon * (2 * noise - 1)).clamp(0, 1)
-        objective = loss_of(search, labels, member)
-        examples.append(pgd_sign(objective, x, start, epsilon=epsilon, step_size=step_size, steps=steps))
-    return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
-
-
-def member_terms(member: int, logits: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
-    """A member's terms from its logits `(1 + K, B, classes)` on x and on the K sets of examples."""
-    clean, attacked = logits[0], logits[1:]
-    if defense.method == "cce":
-        return cce_terms(member, clean, attacked, labels, defense)
-    return pair_terms(clean, attacked[0] if len(attacked) else None, labels)
-
-
-def train_step(
-    forwards: list[Callable[[Tensor], Tensor]],
-    search: SearchCopy,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    labels: Tensor,
-    phase: Phase,
-    generator: torch.Generator,
-    *,
-    autocast: bool = False,
-    clip_norm: float = 0.0,
-) -> dict[str, Tensor]:
-    """One optimizer step on one batch: Eq. 5 summed over the members.
-
-    Clean images and all examples pass each member in one batch, so that batch norm sees the mixture
-    it will be evaluated on and cannot tell clean from attacked by the batch.
-
-    Returns:
-        Detached scalars: loss, natural, direct, promoting, demoting (member sums), entropy_clean of f_en.
-    """
-    examples = make_examples(search.refresh(), x, labels, phase.defense, phase.attack, generator)
-    groups = 1 + len(examples)
-    inputs = torch.cat([x, *examples]).contiguous(memory_format=torch.channels_last)
-    optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, Tensor] = {}
-    clean = []
-    for member, forward in enumerate(forwards):
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            logits = forward(inputs).float()
-        logits = logits.view(groups, len(x), -1)
-        terms = member_terms(member, logits, labels, phase.defense)
-        loss = terms.total(phase.defense)
-        loss.backward()
-        clean.append(logits[0].detach())
-        for name, value in {"loss": loss, **vars(terms)}.items():
-            sums[name] = sums.get(name, 0) + value.detach()
-    if clip_norm:
-        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
-    optimizer.step()
-    sums["entropy_clean"] = entropy(log_mean_probability(torch.stack(clean))).mean()
-    return sums
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only."""
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, fused=fused)
-    return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
-
-
 class Trainer:
     """A run: its model, optimizer, data on the device, and its place in the phases."""
 
@@ -152,8 +49,12 @@ class Trainer:
         dataset: Dataset,
         folder: RunFolder,
         device: torch.device | str = "cpu",
+        team: Team = ALONE,
+        log: Log | None = None,
     ) -> None:
         self.config, self.folder, self.device = config, folder, torch.device(device)
+        self.team, self.log = team, log
+        self.share = share_batch_size(config.batch_size, team)
         shape = tuple(dataset.train.images.shape[1:])
         check(
             shape == config.model.input_shape,
@@ -184,6 +85,7 @@ class Trainer:
         self.autocast = dtype == torch.bfloat16
         torch.manual_seed(config.seed)
         self.model = Ensemble(config.model).to(self.device, memory_format=torch.channels_last)
+        share_batch_norm(self.model, team)
         self.optimizer = make_optimizer(self.model, config)
         self.search = SearchCopy(self.model, dtype, compile=config.compile)
         members = list(self.model.members)
@@ -191,6 +93,10 @@ class Trainer:
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # scalars of the steps since the last logged line
         self.seconds = 0.0
+        self.best: float | None = None  # standing of the best state so far
+        self.best_step = 0
+        self.looks_uniform = False  # at the last logged line, after the warm-up
+        self.epoch_entropy: list[float] = []
         self.stop_requested = False
 
     def state(self) -> dict[str, Tensor]:
@@ -203,6 +109,8 @@ class Trainer:
         for name in self.pending[0] if self.pending else ():
             tensors[f"pending/{name}"] = torch.stack([scalars[name] for scalars in self.pending])
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        if self.best is not None:
+            tensors["best"] = torch.tensor([self.best, self.best_step], dtype=torch.float64)
         return tensors
 
     def save(self) -> None:
@@ -217,7 +125,36 @@ class Trainer:
                 f"the weights are not finite at step {self.step}; the state of the last save is kept. "
                 "Try a lower learning_rate or a clip_norm of 1"
             )
-        self.folder.save_state(tensors, self.step)
+        if self.team.main:
+            self.folder.save_state(tensors, self.step)
+
+    def keep_best(self, row: dict[str, Any]) -> None:
+        """Keep the weights of a look in the last phase that stands above all before (see `standing`)."""
+        if self.step <= [0, *self.ends][-2]:
+            return
+        now = standing(row, self.config.defense)
+        if self.best is None or now > self.best:
+            self.best, self.best_step = now, self.step
+            if self.team.main:
+                self.folder.save_state(self.model.state_dict(), self.step, "best")
+
+    def best_model(self) -> Ensemble | None:
+        """The ensemble of the best step, in evaluation mode; None where that is the present one.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        if self.best is None or self.best_step == self.step:
+            return None
+        saved = self.folder.load_state("best")
+        if saved is None or saved[1] != self.best_step:
+            return None  # removed by hand, or of a state that this one was never resumed from
+        model = Ensemble(self.config.model)
+        try:
+            model.load_state_dict(saved[0])
+        except RuntimeError as error:
+            raise RunError(f"{self.folder.state_file('best')} does not fit this config: {error}") from error
+        return model.to(self.device, memory_format=torch.channels_last).eval()
 
     def restore(self) -> bool:
         """Take up the folder's saved state, if there is one.
@@ -225,9 +162,10 @@ class Trainer:
         Raises:
             RunError: a state that is damaged or belongs to another model.
         """
-        saved = self.folder.load_state()
+        saved = self.team.gather(self.folder.load_state() if self.team.main else None)[0]
+        if self.team.main:  # without a state, of an attempt that died before its first save
+            self.folder.truncate_metrics(saved[1] if saved else 0)
         if saved is None:
-            self.folder.truncate_metrics(0)  # of an attempt that died before its first save
             return False
         tensors, step = saved
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
@@ -238,6 +176,8 @@ class Trainer:
                 slots.setdefault(int(index), {})[name] = value
         try:
             self.seconds = float(tensors["seconds"])
+            if "best" in tensors:
+                self.best, self.best_step = tensors["best"][0].item(), int(tensors["best"][1])
             self.model.load_state_dict(weights)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
@@ -251,7 +191,10 @@ class Trainer:
         rows = zip(*(v.to(self.device).unbind() for v in pending.values()), strict=True)
         self.pending = [dict(zip(pending, row, strict=True)) for row in rows]
         self.step = step
-        self.folder.truncate_metrics(self.step)
+        start = step - step % self.steps_per_epoch
+        rows = self.team.gather(self.folder.metrics() if self.team.main else None)[0]
+        logged = [r for r in rows if r["kind"] == "training" and r["step"] > start]
+        self.epoch_entropy = [r["entropy_clean"] for r in logged]
         return True
 
     def phase_at(self, step: int) -> tuple[int, float]:
@@ -261,22 +204,26 @@ class Trainer:
         return index, (step - start) / (self.ends[index] - start)
 
     def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The augmented batch of a step: `(B, C, H, W)` in [0, 1], channels-last, and labels `(B,)`."""
+        """This process's share of a step's augmented batch.
+
+        Returns:
+            `(B, C, H, W)` in [0, 1], channels-last, and labels `(B,)`.
+        """
         epoch, within = divmod(step, self.steps_per_epoch)
         order = torch.Generator().manual_seed(step_seed(self.config.seed, epoch) ^ 0x5EED)
         size = self.config.batch_size
         chosen = torch.randperm(len(self.images), generator=order)[within * size : (within + 1) * size]
         chosen = chosen.to(self.device)
-        images = augment(self.images[chosen], generator, self.config.flip, self.config.shift)
+        images = self.team.share(augment(self.images[chosen], generator, self.config.flip, self.config.shift))
         x = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-        return x, self.labels[chosen]
+        return x, self.team.share(self.labels[chosen])
 
     def advance(self) -> dict[str, Tensor]:
         """Take the next step and count it; returns its scalars."""
         index, progress = self.phase_at(self.step)
         phase = self.config.phases[index]
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, self.step))
-        torch.manual_seed(step_seed(self.config.seed, self.step))  # dropout
+        torch.manual_seed(step_seed(self.config.seed + self.team.index, self.step))  # dropout
         rate = phase.rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -292,16 +239,17 @@ class Trainer:
             generator,
             autocast=self.autocast,
             clip_norm=self.config.clip_norm,
+            team=self.team,
         )
         self.step += 1
         return scalars
 
     def monitor(self) -> dict[str, Any]:
-        """Natural and robust accuracy, subsets and entropies on the monitored images (PGD, k=10)."""
+        """Natural and robust accuracy, subsets, T and entropies on the monitored images (PGD, k=10)."""
         self.model.eval()
         search, size = self.search.refresh(), self.config.batch_size
         attack = replace(default_attack(self.config.dataset), steps=10)
-        return monitoring_figures(self.model, search, self.monitored, attack, size)
+        return monitoring_figures(self.model, search, self.monitored, attack, size, self.team)
 
     def fit(self, *, log_every: int = 20, quiet: bool = False) -> str:
         """Run from the present step to the end; returns `finished` or `stopped`.
@@ -309,13 +257,12 @@ class Trainer:
         Raises:
             TrainingError: a loss that is not finite, or a collapse to uniform predictions.
         """
-        config, folder = self.config, self.folder
+        config, quiet = self.config, quiet or not self.team.main
         evaluate_steps = max(1, round(config.evaluate_every * self.steps_per_epoch))
-        epoch_entropy: list[float] = []
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", disable=quiet, mininterval=2)
         mark = time.perf_counter()
         with stopping_by_signal(self), bar:
-            while self.step < self.total_steps and not self.stop_requested:
+            while self.step < self.total_steps and not self.team.any(self.stop_requested, self.device):
                 self.pending.append(self.advance())
                 bar.update(1)
                 last = self.step == self.total_steps
@@ -325,36 +272,53 @@ class Trainer:
                     self.seconds += now - mark
                     row = self.log_row(self.pending, now - mark)
                     mark, self.pending = now, []
-                    if not math.isfinite(row["loss"]):
-                        raise TrainingError(
-                            f"the loss is {row['loss']} at step {self.step}; the state of the last save is kept. "
-                            "Try a lower learning_rate or a clip_norm of 1"
-                        )
-                    epoch_entropy.append(row["entropy_clean"])
-                    folder.log_metrics(row)
-                    folder.write_status("running", **self.place(row))
+                    self.refuse_infinite(row["loss"])
+                    self.epoch_entropy.append(row["entropy_clean"])
+                    self.looks_uniform = self.step > self.warm_up and is_uniform(row["entropy_clean"], config)
+                    self.write(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", phase=row["phase"])
 
                 if self.step % self.steps_per_epoch == 0:
-                    refuse_collapse(epoch_entropy, config.model.classes, self.step, self.warm_up)
-                    epoch_entropy = []
+                    refuse_collapse(self.epoch_entropy, config.model.classes, self.step, self.warm_up)
+                    self.epoch_entropy = []
 
                 if self.step % evaluate_steps == 0 or last:
                     row = {"kind": "evaluation", "step": self.step, **self.monitor()}
-                    folder.log_metrics(row)
+                    self.keep_best(row)
+                    self.write(row)
                     tqdm.write(monitor_line(row), file=bar.fp) if not quiet else None
                     self.seconds += time.perf_counter() - mark
                     mark = time.perf_counter()
 
-                if self.step % config.save_every == 0 or last:
+                # While predictions look uniform, the state of before is the last good one.
+                if (self.step % config.save_every == 0 and not self.looks_uniform) or last:
                     self.save()
-        if self.stop_requested:
+        if self.step < self.total_steps:
             self.save()
         return "stopped" if self.step < self.total_steps else "finished"
 
+    def refuse_infinite(self, loss: float) -> None:
+        """Stop a run whose loss is no number."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step}; the state of the last save is kept. "
+                "Try a lower learning_rate or a clip_norm of 1"
+            )
+
+    def write(self, row: dict[str, Any]) -> None:
+        """A line for `metrics.jsonl`, with the place in `status.json` where it is one of training."""
+        if not self.team.main:
+            return
+        self.folder.log_metrics(row)
+        if self.log:
+            self.log(row)
+        if row["kind"] == "training":
+            self.folder.write_status("running", **self.place(row))
+
     def log_row(self, interval: list[dict[str, Tensor]], seconds: float) -> dict[str, Any]:
         """A line of `metrics.jsonl`: means over the interval."""
-        means = {k: torch.stack([s[k] for s in interval]).mean().item() for k in interval[0]}
+        means = {k: torch.stack([s[k] for s in interval]).mean() for k in interval[0]}
+        means = {k: self.team.mean(v).item() for k, v in means.items()}
         index, progress = self.phase_at(self.step - 1)
         return {
             "kind": "training",
@@ -363,67 +327,30 @@ class Trainer:
             "phase": self.config.phases[index].name,
             **means,
             "learning_rate": self.config.phases[index].rate(progress),
-            "images_per_second": len(interval) * self.config.batch_size / seconds,
+            "images_per_second": (speed := len(interval) * self.config.batch_size / seconds),
+            "seconds_left": (self.total_steps - self.step) * self.config.batch_size / speed,
         }
 
     def place(self, row: dict[str, Any]) -> dict[str, Any]:
         """Where the run stands, for `status.json`."""
-        left = (self.total_steps - self.step) * self.config.batch_size / row["images_per_second"]
-        place = {k: row[k] for k in ("step", "epoch", "phase", "loss")}
-        return {**place, "total_steps": self.total_steps, "seconds": self.seconds, "seconds_left": left}
+        place = {k: row[k] for k in ("step", "epoch", "phase", "loss", "seconds_left")}
+        return {**place, "total_steps": self.total_steps, "seconds": self.seconds}
+
+
+def is_uniform(entropy: float, config: TrainConfig) -> bool:
+    """Whether a mean entropy in nats is within 2% of that of uniform predictions."""
+    return entropy > UNIFORM * math.log(config.model.classes)
 
 
 def refuse_collapse(entropies: list[float], classes: int, step: int, warm_up: int) -> None:
-    """Stop a run whose predictions on clean images stayed uniform for an epoch after the first phase."""
+    """Stop a run whose predictions on clean images stayed uniform for an epoch after the warm-up."""
     uniform = math.log(classes)
-    if step > warm_up and entropies and min(entropies) > 0.98 * uniform:
+    if step > warm_up and entropies and min(entropies) > UNIFORM * uniform:
         mean = sum(entropies) / len(entropies)
         raise TrainingError(
             f"collapsed: the mean entropy on clean images was {mean:.3f} of at most {uniform:.3f} nats for an epoch. "
             "Start with a longer natural phase or a lower lambda_dm; the last state is kept"
         )
-
-
-def monitoring_split(dataset: Dataset, count: int) -> Split:
-    """Images watched during training: the last of the test set that detectors may be tested on."""
-    test = dataset.detection_test
-    start = max(0, len(test) - count)
-    return Split(test.images[start:], test.labels[start:], test.start + start)
-
-
-def monitoring_figures(
-    model: Ensemble, search: Ensemble, split: Split, attack: AttackConfig, batch_size: int
-) -> dict[str, Any]:
-    """Figures of one look at a model in training: searched on `search`, judged by `model` in float32."""
-    device = next(model.parameters()).device
-    x, labels = split.pixels(), split.labels.to(device)
-    start = uniform_start(x, attack.epsilon, torch.Generator().manual_seed(0)).to(device)
-    x = x.to(device)
-    shape = {"epsilon": attack.epsilon, "step_size": attack.step_size, "steps": attack.steps}
-    found = []
-    for i in range(0, len(x), batch_size):
-        part = slice(i, i + batch_size)
-        found.append(pgd_sign(loss_of(search, labels[part]), x[part], start[part], **shape))
-    clean, attacked = outcome(model, x, labels), outcome(model, torch.cat(found), labels)
-    return {**_prefixed("natural", clean), **_prefixed("robust", attacked), "images": len(labels)}
-
-
-def _prefixed(name: str, result: Outcome) -> dict[str, Any]:
-    return {
-        f"{name}_accuracy": result.accuracy,
-        f"{name}_member_accuracy": result.member_accuracy,
-        f"{name}_subsets": result.subset_counts(),
-        f"{name}_entropy": result.entropy.mean().item(),
-    }
-
-
-def monitor_line(row: dict[str, Any]) -> str:
-    """One line for people of an evaluation row."""
-    return (
-        f"step {row['step']}: natural {row['natural_accuracy']:.3f}, PGD-10 {row['robust_accuracy']:.3f}, "
-        f"entropy clean {row['natural_entropy']:.2f}, attacked {row['robust_entropy']:.2f} nats "
-        f"({row['images']} images)"
-    )
 
 
 @contextmanager
@@ -444,20 +371,57 @@ def stopping_by_signal(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(config: TrainConfig, dataset: Dataset, folder: RunFolder, device: torch.device, quiet: bool = False) -> Trainer:
+def run(
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    device: torch.device,
+    quiet: bool = False,
+    team: Team = ALONE,
+    tensorboard: bool = False,
+) -> Trainer:
     """Train in `folder`, resuming what it holds; keeps `status.json` true to the end.
+
+    Args:
+        config: what to train.
+        dataset: on what.
+        folder: of the run; only the team's main process writes to it.
+        device: where.
+        quiet: no progress bar.
+        team: the processes that train together.
+        tensorboard: also write event files to the folder's `tensorboard/`.
 
     Raises:
         RunError, TrainingError: after `status.json` says `failed` and why.
+        ConfigError: tensorboard is asked for and not installed.
     """
-    folder.create(to_json(config))
+
+    def say(state: str, **more: Any) -> None:
+        if team.main:
+            folder.write_status(state, **more)
+
+    log = None
+    if tensorboard and team.main:
+        from cce.tensorboard_log import TensorBoardLog  # an optional package
+
+        log = TensorBoardLog(folder.path / "tensorboard")
+    lock = None
+    if team.main:
+        folder.create(to_json(config))
+        lock = folder.lock()
     try:
-        trainer = Trainer(config, dataset, folder, device)
+        trainer = Trainer(config, dataset, folder, device, team, log)
         trainer.restore()
-        folder.write_status("running", step=trainer.step, total_steps=trainer.total_steps)
+        say("running", step=trainer.step, total_steps=trainer.total_steps)
         state = trainer.fit(quiet=quiet)
-        folder.write_status(state, step=trainer.step, total_steps=trainer.total_steps, seconds=trainer.seconds)
+        say(state, step=trainer.step, total_steps=trainer.total_steps, seconds=trainer.seconds)
     except Exception as error:
-        folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RunError):  # a full disk takes no status either; the error itself is told
+            say("failed", error=f"{type(error).__name__}: {error}")
         raise
+    finally:
+        if log:
+            log.close()
+        if lock:
+            lock.close()
     return trainer

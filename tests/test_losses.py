@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cce.config import CCE_BASE, CCE_DM, CCE_RM, ConfigError, Defense
-from cce.losses import cce_terms, pair_terms
+from cce.config import ADP, CCE_BASE, CCE_DM, CCE_RM, NAT, ConfigError, Defense
+from cce.losses import adp_terms, cce_terms, joint_members, log_ensemble_diversity, loss_terms, pair_terms
 
 # Two examples, three classes. Rows are probabilities of one member on each example.
 LABELS = [0, 1]
@@ -142,8 +142,12 @@ def test_gradient_through_the_indicator_would_differ(pm, dm):
 
 @pytest.mark.parametrize(
     ("defense", "expected"),
-    [(CCE_RM, (0.139, 0.135, 0.038)), (CCE_DM, (0.458, -0.573, -0.046))],
-    ids=["CCE-RM", "CCE-DM"],
+    [
+        (CCE_RM, (0.139, 0.135, 0.038)),
+        (CCE_DM, (0.458, -0.573, -0.046)),
+        (Defense("cce", 1, 1, reading="released"), (-0.151, -0.901, -0.110)),
+    ],
+    ids=["CCE-RM", "CCE-DM", "CCE-RM released"],
 )
 def test_descent_direction_of_the_crossing_terms_at_three_confidences(defense, expected):
     """-dL/dz_y of the crossing terms at p_y .05, .50, .95 among ten classes.
@@ -151,6 +155,7 @@ def test_descent_direction_of_the_crossing_terms_at_three_confidences(defense, e
     Of the mass that is not on y, one wrong class has 80% and the other eight share 20%. Worked out for
     p_y = .5: H = ln 2 + .5 (.8 ln 1/.8 + .2 ln 8/.2) = 1.1512, dH/dz_y = -.5 (ln .5 + 1.1512) = -.2290,
     so CCE-RM goes .5 * .5 + .5 * -.2290 = .135 and CCE-DM 5 * .5 * -.2290 = -.573.
+    The released reading pushes p_y down everywhere.
     """
     for p_y, wanted in zip((0.05, 0.5, 0.95), expected, strict=True):
         rest = 1 - p_y
@@ -204,3 +209,102 @@ def test_baselines_have_clean_and_adversarial_cross_entropy_only():
     plain = -(math.log(0.5) + math.log(0.7) + math.log(0.25) + math.log(0.6)) / 2
     assert both.total(Defense("adv-en", 0, 0)).item() == pytest.approx(plain)
     assert both.promoting.item() == both.demoting.item() == 0
+
+
+# The released reading
+
+
+def test_released_terms_take_softmax_twice():
+    """With q = softmax(p), the terms are w (-ln q_y) and (1 - w) (-sum p ln q); natural and direct stay."""
+    defense = Defense("cce", 1, 1, reading="released")
+    terms, _, _ = terms_of(0, [ON_0, ON_1], defense)
+
+    def log_q(p):
+        return [v - math.log(sum(math.exp(u) for u in p)) for v in p]
+
+    promoting = -(0.5 * log_q(ON_1[0])[0] + 0.2 * log_q(ON_1[1])[1]) / 2
+    crossed = [-sum(a * b for a, b in zip(p, log_q(p), strict=True)) for p in ON_1]
+    assert terms.promoting.item() == pytest.approx(promoting)
+    assert terms.demoting.item() == pytest.approx((0.5 * crossed[0] + 0.8 * crossed[1]) / 2)
+    paper, _, _ = terms_of(0, [ON_0, ON_1], CCE_RM)
+    assert (terms.natural.item(), terms.direct.item()) == (paper.natural.item(), paper.direct.item())
+
+
+def test_released_entropy_has_the_range_that_was_seen():
+    """Of ten classes -sum p ln softmax(p) is 1.46 for a certain prediction, 2.30 for the uniform one."""
+    rows = [[1 - 9e-12, *[1e-12] * 9], [0.1] * 10]
+    defense = Defense("cce", 0, 1, "hard", reading="released")
+    for row, wanted in zip(rows, (1.4612, math.log(10)), strict=True):
+        wrong = torch.tensor([1])  # certain of class 0: w = 0
+        term = cce_terms(0, logits([row]), logits([[row], [row]]), wrong, defense).demoting.item()
+        assert term == pytest.approx(wanted, abs=1e-4)
+
+
+# ADP, against determinants worked out by hand
+
+# Without the true class, the columns are unit vectors of these directions.
+OTHERS = {"same": (1, 0), "perpendicular": (0, 1), "at 45 degrees": (1, 1)}
+
+
+def leaving(rows, true=0.4) -> torch.Tensor:
+    """Logits `(N, 1, 3)` of probabilities `true` for class 0 and the rest split as `rows` say."""
+    tiny = 1e-9
+    split = [[(v + tiny) / sum(r) * (1 - true) for v in r] for r in rows]
+    return torch.tensor([[[true, *r]] for r in split], dtype=torch.float64).log()
+
+
+@pytest.mark.parametrize(
+    ("second", "determinant"),
+    [("perpendicular", 1.0), ("at 45 degrees", 1 - 0.5), ("same", 0.0)],
+)
+def test_diversity_of_two_members_is_one_minus_the_squared_cosine(second, determinant):
+    """M^T M = [[1, c], [c, 1]] with the cosine c: its determinant is 1 - c^2; each diagonal gets 1e-6 more."""
+    found = log_ensemble_diversity(leaving([OTHERS["same"], OTHERS[second]]), torch.tensor([0])).item()
+    cosine = math.sqrt(1 - determinant)
+    assert found == pytest.approx(math.log((1 + 1e-6) ** 2 - cosine**2), abs=1e-5)
+
+
+def test_diversity_of_three_members_is_the_squared_volume():
+    """Columns (1,0,0), (3,4,0)/5, (0,3,4)/5 span .8 * .8 = .64; the true class, 1, and its share do not count."""
+    rows = [(1, 0, 0), (3, 4, 0), (0, 3, 4)]
+    members = []
+    for share, row in zip((0.1, 0.5, 0.9), rows, strict=True):
+        rest = [(v + 1e-9) / sum(row) * (1 - share) for v in row]
+        members.append([[rest[0], share, rest[1], rest[2]]])
+    found = log_ensemble_diversity(torch.tensor(members, dtype=torch.float64).log(), torch.tensor([1])).item()
+    assert found == pytest.approx(2 * math.log(0.64), abs=1e-4)
+
+
+def test_adp_is_adv_en_less_entropy_and_diversity_on_both_inputs():
+    labels = torch.tensor([0])
+    clean, attacked = leaving([(1, 0), (0, 1)], 0.4), leaving([(1, 0), (1, 1)], 0.2)
+    terms = adp_terms(clean, attacked, labels)
+    assert terms.natural.item() == pytest.approx(-2 * math.log(0.4))
+    assert terms.direct.item() == pytest.approx(-2 * math.log(0.2))
+    # Means: (.4, .3, .3) and (.2, .6, .2).
+    assert terms.ensemble_entropy.item() == pytest.approx(h([0.4, 0.3, 0.3]) + h([0.2, 0.6, 0.2]), abs=1e-6)
+    assert terms.log_diversity.item() == pytest.approx(math.log(1) + math.log(0.5), abs=1e-5)
+    total = terms.total(ADP).item()
+    plain = -2 * math.log(0.4) - 2 * math.log(0.2)
+    assert total == pytest.approx(plain - 2 * (h([0.4, 0.3, 0.3]) + h([0.2, 0.6, 0.2])) - 0.5 * math.log(0.5), abs=1e-5)
+    assert terms.promoting.item() == terms.demoting.item() == 0
+
+
+def test_adp_of_equal_and_of_certain_members_is_finite():
+    sure = torch.full((2, 4, 5), -200.0)
+    sure[..., 1] = 200.0
+    for start in (sure, torch.zeros(2, 4, 5)):
+        z = start.clone().requires_grad_()
+        loss = loss_terms([0, 1], torch.stack([z, z], 1), torch.tensor([0, 1, 2, 1]), ADP).total(ADP)
+        loss.backward()
+        assert math.isfinite(loss.item()) and z.grad.isfinite().all()
+
+
+def test_adp_of_one_member_has_no_diversity():
+    one = adp_terms(leaving([(1, 1)]), leaving([(1, 0)]), torch.tensor([0]))
+    assert one.log_diversity.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_only_adp_joins_the_members():
+    assert joint_members(ADP, 3) == [[0, 1, 2]]
+    assert joint_members(CCE_RM, 3) == joint_members(NAT, 3) == [[0], [1], [2]]

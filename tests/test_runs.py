@@ -163,7 +163,7 @@ def test_a_failed_save_keeps_the_last_state(folder, where, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(runs if where == "save_file" else runs.os, where, fail)
-    with pytest.raises(RunError, match="cannot save the state to .*No space left on device; the last state is kept"):
+    with pytest.raises(RunError, match="cannot write .*: No space left on device; what was saved before is kept"):
         folder.save_state({"a": torch.tensor(2.0)}, 2)
     tensors, step = folder.load_state()
     assert (tensors["a"].item(), step) == (1.0, 1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from cce import data, training
 from cce.attacks import loss_of
 from cce.config import (
+    ADP,
     ADV_EN,
     CCE_BASE,
     CCE_DM,
@@ -28,21 +29,12 @@ from cce.config import (
     from_json,
     to_json,
 )
+from cce.losses import loss_terms
 from cce.models import SearchCopy
+from cce.monitoring import monitoring_split
 from cce.runs import RunError, RunFolder
-from cce.training import (
-    Trainer,
-    TrainingError,
-    draw_attack,
-    make_examples,
-    make_optimizer,
-    member_terms,
-    monitoring_split,
-    refuse_collapse,
-    run,
-    step_seed,
-    train_step,
-)
+from cce.training import Trainer, TrainingError, refuse_collapse, run, step_seed
+from cce.training_step import draw_attack, draw_grid, make_examples, make_optimizer, noisy, train_step
 
 CPU = torch.device("cpu")
 ATTACK = TrainingAttack((1, 2), (0.05, 0.1), (1.0, 2.0))
@@ -239,6 +231,11 @@ def test_metrics_hold_a_line_a_logging_step_and_one_an_evaluation(undisturbed):
     assert [r["step"] for r in rows if r["kind"] == "evaluation"] == [4, 8, 12, 16, 20, 24, 28]
     assert [r["phase"] for r in rows if r["kind"] == "training"] == ["crossing", "crossing"]
     assert rows[-1]["images"] == 10
+    assert len(rows[-1]["natural_member_accuracy"]) == len(rows[-1]["robust_member_accuracy"]) == 2
+    assert -2 <= rows[-1]["transferability"] <= 2 and 0 <= rows[-1]["detection_auc"] <= 1
+    logged = [r for r in rows if r["kind"] == "training"]
+    terms = ("natural", "direct", "promoting", "demoting", "learning_rate", "images_per_second", "seconds_left")
+    assert all(r[name] >= 0 for r in logged for name in terms)
     assert sum(rows[-1]["natural_subsets"].values()) == pytest.approx(1)
     status = undisturbed.status()
     assert (status["state"], status["step"], status["total_steps"]) == ("finished", 28, 28)
@@ -260,6 +257,51 @@ def test_resumed_moments_lie_in_memory_as_their_weights_do(trainer):
             assert second.stride() == two.stride() == first.stride()
             compared += not two.is_contiguous()
     assert compared > 0  # convolutions are channels-last
+
+
+def test_the_best_state_is_kept_apart_and_only_of_the_last_phase(trainer, monkeypatch):
+    made = trainer(evaluate_every=0.25, save_every=2)
+    looks = iter([0.9, 0.9, 0.9, 0.9, 0.3, 0.6, 0.5, 0.6, *[0.1] * 20])  # the first phase has four looks
+    monkeypatch.setattr(made, "monitor", lambda: {"natural_accuracy": 1.0, "robust_accuracy": next(looks)})
+    monkeypatch.setattr(training, "monitor_line", lambda row: "")
+    made.fit(quiet=True)
+    assert (made.best, made.best_step) == (0.6, 12)
+    tensors, step = made.folder.load_state("best")
+    assert step == 12 and made.folder.load_state()[1] == 28
+    best = made.best_model()
+    assert not best.training
+    assert all(torch.equal(best.state_dict()[k], v) for k, v in tensors.items())
+    resumed = trainer(evaluate_every=0.25, save_every=2)
+    assert resumed.restore() and (resumed.best, resumed.best_step) == (0.6, 12)
+    made.folder.state_file("best").unlink()
+    assert resumed.best_model() is None
+
+
+def test_a_run_from_before_new_fields_resumes(undisturbed, digits, tmp_path):
+    folder = RunFolder(tmp_path / "old")
+    values = to_json(tiny_config())
+    del values["data_dir"]
+    for phase in values["phases"]:
+        del phase["defense"]["reading"], phase["defense"]["alpha"], phase["attack"]["smooth"]
+    folder.create({})
+    (folder.path / "config.json").write_text(json.dumps(values))
+    tensors, step = undisturbed.load_state()
+    tensors.pop("best", None)
+    folder.save_state(tensors, step)
+    assert run(tiny_config(), digits, folder, CPU, quiet=True).step == 28
+    with pytest.raises(RunError, match="its phases differs"):
+        other = Phase("crossing", 2.5, Defense("cce", 1, 1, reading="released"), ATTACK, 1e-3, "one-cycle")
+        run(tiny_config(phases=(tiny_config().phases[0], other)), digits, folder, CPU, quiet=True)
+
+
+def test_states_that_look_uniform_do_not_replace_a_good_one(trainer, monkeypatch):
+    flat = {k: torch.tensor(0.5) for k in ("loss", "natural", "direct", "promoting", "demoting")}
+    flat["entropy_clean"] = torch.tensor(math.log(10))
+    monkeypatch.setattr(training, "train_step", lambda *a, **k: dict(flat))
+    made = trainer(evaluate_every=100, save_every=2)
+    with pytest.raises(TrainingError, match="collapsed"):
+        made.fit(log_every=2, quiet=True)
+    assert made.step == 24 and made.folder.load_state()[1] == 16  # the warm-up ends at 16
 
 
 def test_a_finished_run_stays_finished(undisturbed, digits):
@@ -484,7 +526,9 @@ def batch(digits):
 
 
 @pytest.mark.parametrize(
-    ("defense", "sets"), [(NAT, 0), (ADV_EN, 1), (CCE_BASE, 3), (CCE_RM, 3), (CCE_DM, 3)], ids=lambda v: str(v)
+    ("defense", "sets"),
+    [(NAT, 0), (ADV_EN, 1), (ADP, 1), (CCE_BASE, 3), (CCE_RM, 3), (CCE_DM, 3)],
+    ids=lambda v: getattr(v, "name", str(v)),
 )
 def test_each_defense_trains_on_its_own_examples(defense, sets, trained, batch):
     model, (x, labels) = trained(3), batch
@@ -506,17 +550,22 @@ def test_each_defense_trains_on_its_own_examples(defense, sets, trained, batch):
         assert table.argmax(1).tolist() == [0, 1, 2]
 
 
-def test_member_terms_take_the_first_row_as_clean():
+def test_loss_terms_take_the_first_row_as_clean():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(3, 5, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0])
     ce = [F.cross_entropy(row, labels).item() for row in logits]
-    assert member_terms(0, logits[:1], labels, NAT).total(NAT).item() == pytest.approx(ce[0])
-    assert member_terms(1, logits[:2], labels, ADV_EN).total(ADV_EN).item() == pytest.approx(ce[0] + ce[1])
+    assert loss_terms([0], logits[None, :1], labels, NAT).total(NAT).item() == pytest.approx(ce[0])
+    assert loss_terms([1], logits[None, :2], labels, ADV_EN).total(ADV_EN).item() == pytest.approx(ce[0] + ce[1])
     # Member 1 of two: its own examples are in the third row.
-    assert member_terms(1, logits, labels, CCE_BASE).total(CCE_BASE).item() == pytest.approx(ce[0] + ce[2], rel=1e-5)
+    base = loss_terms([1], logits[None], labels, CCE_BASE).total(CCE_BASE).item()
+    assert base == pytest.approx(ce[0] + ce[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("defense", [NAT, ADV_EN, CCE_RM, Defense("cce", 0.5, 2, "hard")], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "defense",
+    [NAT, ADV_EN, ADP, CCE_RM, Defense("cce", 0.5, 2, "hard"), Defense("cce", 1, 1, reading="released")],
+    ids=lambda d: d.name,
+)
 def test_steps_on_one_batch_lower_its_loss(defense, fresh, batch):
     model, (x, labels) = fresh(), batch
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -529,8 +578,9 @@ def test_steps_on_one_batch_lower_its_loss(defense, fresh, batch):
         )
         losses.append(scalars["loss"].item())
         crossing = defense.lambda_pm * scalars["promoting"] - defense.lambda_dm * scalars["demoting"]
+        jointly = defense.alpha * scalars["ensemble_entropy"] + defense.beta * scalars["log_diversity"]
         assert scalars["loss"].item() == pytest.approx(
-            (scalars["natural"] + scalars["direct"] + crossing).item(), abs=1e-4
+            (scalars["natural"] + scalars["direct"] + crossing - jointly).item(), abs=1e-4
         )
         assert not any(v.requires_grad for v in scalars.values())
         assert 0 <= scalars["entropy_clean"] <= math.log(10) + 1e-5
@@ -551,10 +601,65 @@ def test_a_step_trains_every_member_on_its_own_loss_only(fresh, batch):
     model = fresh().train()
     search = SearchCopy(model, torch.float32)
     examples = make_examples(search.model, x, labels, CCE_RM, ATTACK, generators[1])
-    logits = model.members[1](torch.cat([x, *examples])).view(3, 16, 10)
-    member_terms(1, logits, labels, CCE_RM).total(CCE_RM).backward()
+    logits = model.members[1](torch.cat([x, *examples])).view(1, 3, 16, 10)
+    loss_terms([1], logits, labels, CCE_RM).total(CCE_RM).backward()
     for found, p in zip(together, model.members[1].parameters(), strict=True):
         torch.testing.assert_close(found, p.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_released_examples_climb_the_predicted_labels(trained, batch):
+    """On wrong labels the paper's examples keep the prediction away from them; the released ones ignore them."""
+    model, (x, labels) = trained(2), batch
+    model.requires_grad_(False)
+    attack = TrainingAttack((4, 4), (0.1, 0.1), (2.0, 2.0))
+    seen = [m(x).argmax(-1) for m in model.members]
+    wrong = (labels + 1) % 10
+
+    def made(reading, given):
+        defense = Defense("cce", 1, 1, reading=reading)
+        return make_examples(model, x, given, defense, attack, torch.Generator().manual_seed(0))
+
+    assert torch.equal(made("released", wrong), made("released", labels))
+    assert not torch.equal(made("paper", wrong), made("paper", labels))
+    own = made("released", labels)
+    for n, predicted in enumerate(seen):
+        climbed = loss_of(model, predicted, n)
+        assert (climbed(own[n]) > climbed(x)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("defense", [ADV_EN, CCE_RM], ids=lambda d: d.name)
+def test_smooth_examples_are_coarse_inside_the_ball_and_climb(defense, trained, batch):
+    model, (x, labels) = trained(2), batch
+    model.requires_grad_(False)
+    attack = TrainingAttack((6, 6), (0.1, 0.1), (2.0, 2.0), smooth=1.0, grids=(2,))
+    x = 0.2 + 0.6 * x  # away from 0 and 1, which would clip
+    found = make_examples(model, x, labels, defense, attack, torch.Generator().manual_seed(0))
+    assert (found - x).abs().max() <= 0.1 + 2e-7
+    for i, examples in enumerate(found):
+        delta = examples - x
+        coarse = F.interpolate(delta, size=(2, 2), mode="area")
+        fine = delta - F.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)
+        assert fine.abs().mean() < 0.5 * delta.abs().mean()
+        target = None if defense == ADV_EN else i
+        assert loss_of(model, labels, target)(examples).mean() > loss_of(model, labels, target)(x).mean()
+
+
+def test_the_share_of_smooth_batches_and_their_grids_are_drawn():
+    generator = torch.Generator().manual_seed(0)
+    attack = TrainingAttack(smooth=0.5, grids=(4, 8))
+    drawn = [draw_grid(attack, generator) for _ in range(1000)]
+    assert 400 < drawn.count(None) < 600 and abs(drawn.count(4) - drawn.count(8)) < 100
+    assert draw_grid(TrainingAttack(), generator) is None
+
+
+def test_noise_goes_to_its_share_of_benign_images(digits):
+    x = digits.train.pixels()[:400] * 0.5 + 0.25
+    found = noisy(x, TrainingAttack(epsilon=(0.1, 0.1), noise=0.25), torch.Generator().manual_seed(0))
+    size = (found - x).abs().flatten(1)
+    assert 70 < (size.amax(1) > 1e-6).sum() < 130
+    assert torch.allclose(size.amax(1), size.amin(1), atol=1e-6)  # random signs of one size
+    assert 0.08 < size.max() <= 0.1 + 1e-6
+    assert torch.equal(noisy(x, TrainingAttack(), torch.Generator()), x)
 
 
 def test_clip_norm_bounds_the_step(fresh, batch):

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
 
-from cce import checkpoints, data, presets
+from cce import checkpoints, class_folders, presets, recipes
 from cce.commands import Commands, add_device_and_data
-from cce.config import ConfigError, TrainConfig, check, from_json, to_json
+from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, to_json
+from cce.data import Dataset
+from cce.jobs import Snapshot
 from cce.models import resolve_device
-from cce.runs import RunFolder
+from cce.monitoring import criterion
+from cce.parallel import Team, join
+from cce.runs import RunError, RunFolder
+
+_LOSS_FIELDS = ("lambda_pm", "lambda_dm", "indicator", "reading")
 
 
 def add(commands: Commands) -> None:
@@ -29,8 +37,20 @@ def add(commands: Commands) -> None:
     p.add_argument("--name", help="id of the ensemble (default: the preset's name, else the run folder's)")
     p.add_argument("--config", type=Path, help="train this config.json instead of a preset")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field of the config")
+    p.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ with these",
+    )
+    p.add_argument("--members", type=int, help="networks in the ensemble; ADV-EN of one is ADV")
+    p.add_argument("--lambda-pm", type=float, help="weight of promoting, in every CCE phase; 1 in robustness mode")
+    p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
+    p.add_argument("--indicator", choices=("soft", "hard"), help="w of Eq. 5: Eqs. 3-5 or Eqs. 1-2")
+    p.add_argument("--reading", choices=READINGS, help="of Eq. 5: the paper's, or what the authors' code computes")
     p.add_argument("--seed", type=int, help="overrides the preset's seed")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--tensorboard", action="store_true", help="also write event files to the run folder's tensorboard/")
     p.add_argument("--estimate", action="store_true", help="measure for two seconds, print time and memory as JSON")
     p.add_argument("--next", action="store_true", help="afterwards start the run that is next in line beside this one")
     add_device_and_data(p)
@@ -39,9 +59,8 @@ def add(commands: Commands) -> None:
 def train(options: argparse.Namespace) -> int:
     """`python -m cce train`."""
     if options.list or not (options.preset or options.config or options.folder):
-        for name in presets.PRESETS:
-            config = presets.preset(name)
-            print(f"{name:36} {config.defense.name:9} {config.epochs:g} epochs on {config.dataset}")
+        check(options.list or not options.data_dir, "--data-dir takes a preset or --config beside it")
+        print(listed())
         return 0
     config = asked_config(options)
     device = resolve_device(options.device)
@@ -51,33 +70,72 @@ def train(options: argparse.Namespace) -> int:
         print(json.dumps(estimate(config, device)))
         return 0
     folder = RunFolder(options.folder or Path("runs") / (options.preset or options.config.stem))
+    team = join(device)
     try:
-        return train_in(folder, config, options.name or options.preset or folder.path.name, device, options)
+        name = options.name or options.preset or folder.path.name
+        return train_in(folder, config, name, team.device or device, options, team)
     finally:
-        if options.next:
+        if options.next and team.main:
             from cce.jobs import Jobs
 
             Jobs(folder.path.parent, options.data).tend(besides=os.getpid())
 
 
+def listed() -> str:
+    """The presets under their headings, a line each."""
+    lines = []
+    for heading, names in recipes.grouped().items():
+        lines += [heading, *(f"  {name:32} {_described(presets.preset(name))}" for name in names), ""]
+    return "\n".join([*lines, "Train one: python -m cce train PRESET. Any field can be set: --set phases.0.epochs=3"])
+
+
+def _described(config: TrainConfig) -> str:
+    model = f"{config.model.members} x {config.model.architecture}"
+    return f"{config.defense_name:9} {model:16} {config.epochs:g} epochs"
+
+
 def train_in(
-    folder: RunFolder, config: TrainConfig, name: str, device: torch.device, options: argparse.Namespace
+    folder: RunFolder, config: TrainConfig, name: str, device: torch.device, options: argparse.Namespace, team: Team
 ) -> int:
-    """Train in a run folder and export the ensemble as `name`; returns the exit status."""
+    """Train in a run folder and export the ensembles, `name` of the last step and `name-best` of the best.
+
+    Returns:
+        The exit status.
+    """
     from cce.training import TrainingError, run
 
-    dataset = data.load(config.dataset, options.data)
+    dataset = read_data(config, options, team)
     try:
-        trainer = run(config, dataset, folder, device, quiet=options.quiet)
+        trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard)
     except TrainingError as error:
         print(f"cce train: {error}", file=sys.stderr)
         return 1
+    if not team.main:
+        return 0
     if trainer.step < trainer.total_steps:
         print(f"stopped at step {trainer.step} of {trainer.total_steps}; the same command resumes it")
         return 0
-    checkpoint = presets.export(trainer, dataset, name)
-    print(checkpoints.save(checkpoint, folder.checkpoint))
+    try:
+        print(checkpoints.save(presets.export(trainer, dataset, name), folder.checkpoint))
+        best = trainer.best_model()
+        if best is not None:
+            made = Snapshot(best, config, trainer.best_step, trainer.seconds, device)
+            where = checkpoints.save(presets.export(made, dataset, f"{name}-best"), folder.best_checkpoint)
+            print(f"{where}: step {trainer.best_step}, the best {criterion(config.defense)}")
+    except SafetensorError as error:
+        raise RunError(f"the ensemble cannot be saved: {error}; make room and run the same command again") from error
     return 0
+
+
+def read_data(config: TrainConfig, options: argparse.Namespace, team: Team) -> Dataset:
+    """What the config trains on; the main process goes first, as it may have to download it."""
+    if not team.main:
+        team.gather(None)
+    with tqdm(unit="picture", desc="reading", disable=options.quiet or not (config.data_dir and team.main)) as bar:
+        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update())
+    if team.main:
+        team.gather(None)
+    return dataset
 
 
 def asked_config(options: argparse.Namespace) -> TrainConfig:
@@ -97,8 +155,38 @@ def asked_config(options: argparse.Namespace) -> TrainConfig:
         config = from_json(TrainConfig, values)
     else:
         config = from_json(TrainConfig, RunFolder(options.folder).config())
-    config = override(config, options.set)
-    return config if options.seed is None else dataclasses.replace(config, seed=options.seed)
+    return override(with_flags(config, options), options.set)
+
+
+def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
+    """`config` with what the flags say; weights and the like go to every phase that has Eq. 5.
+
+    Raises:
+        ConfigError: a flag that nothing in this config takes.
+        DataError: class folders that cannot be used.
+    """
+    loss = {name: getattr(options, name) for name in _LOSS_FIELDS if getattr(options, name) is not None}
+    crossing = [phase for phase in config.phases if phase.defense.method == "cce"]
+    if loss:
+        flag = next(iter(loss)).replace("_", "-")
+        check(bool(crossing), f"--{flag} is given, but no phase of this preset has Eq. 5; take a cce preset")
+        config = dataclasses.replace(config, phases=tuple(_with_loss(phase, loss) for phase in config.phases))
+    model = config.model
+    if options.members is not None:
+        model = dataclasses.replace(model, members=options.members)
+    if options.data_dir is not None:
+        where = options.data_dir.expanduser().resolve()
+        model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
+        config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
+    return dataclasses.replace(config, model=model, seed=config.seed if options.seed is None else options.seed)
+
+
+def _with_loss(phase: Phase, loss: dict[str, Any]) -> Phase:
+    if phase.defense.method != "cce":
+        return phase
+    made = dataclasses.replace(phase.defense, **loss)
+    name = made.name if phase.name == phase.defense.name else phase.name
+    return dataclasses.replace(phase, defense=made, name=name)
 
 
 def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:

@@ -1,0 +1,1 @@
+"""Benchmarks: speed as ratios, fast and plain side by side in one run. `python -m benchmarks.NAME`."""

@@ -1,0 +1,165 @@
+"""One training step: the batch's examples, every member's loss, and the optimizer.
+
+`train_step` is all that depends on the defense. Random draws come from the generator it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cce.attacks import ascend, loss_of, pgd_sign, smooth_perturbation
+from cce.config import Defense, Phase, TrainConfig, TrainingAttack
+from cce.losses import joint_members, loss_terms
+from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
+from cce.parallel import ALONE, Team
+
+
+def draw_attack(attack: TrainingAttack, generator: torch.Generator) -> tuple[int, float, float]:
+    """(steps, epsilon, step_size) of one batch, uniform over the config's ranges."""
+    u = torch.rand(3, generator=generator).tolist()
+    low, high = attack.steps
+    steps = min(high, low + int(u[0] * (high - low + 1)))
+    epsilon = attack.epsilon[0] + u[1] * (attack.epsilon[1] - attack.epsilon[0])
+    reach = attack.reach[0] + u[2] * (attack.reach[1] - attack.reach[0])
+    return steps, epsilon, reach * epsilon / steps
+
+
+def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int | None:
+    """Side of the coarse grid that a batch is attacked on, or None for one value a pixel."""
+    if not attack.smooth:
+        return None
+    u = torch.rand(2, generator=generator).tolist()
+    return attack.grids[int(u[1] * len(attack.grids))] if u[0] < attack.smooth else None
+
+
+def make_examples(
+    search: Ensemble,
+    x: Tensor,
+    labels: Tensor,
+    defense: Defense,
+    attack: TrainingAttack,
+    generator: torch.Generator,
+    team: Team = ALONE,
+) -> Tensor:
+    """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
+
+    Args:
+        search: the copy that is attacked; its parameters take no gradient.
+        x: `(B, C, H, W)` in [0, 1].
+        labels: true labels `(B,)`.
+        defense: which examples; as `released`, they climb the loss of the predicted labels.
+        attack: ranges of the settings.
+        generator: of the draws (CPU).
+        team: whose share of the batch x is.
+
+    Returns:
+        `(K, B, C, H, W)` with K = 0, 1 or N.
+    """
+    n = len(search.members)
+    targets: list[int | None] = {"none": [], "ensemble": [None], "members": list(range(n))}[defense.targets]
+    steps, epsilon, step_size = draw_attack(attack, generator)
+    grid = draw_grid(attack, generator)
+    examples = []
+    for member in targets:
+        climbed = labels if defense.reading == "paper" else predicted(search, x, member)
+        objective = loss_of(search, climbed, member)
+        if grid is None:
+            noise = team.rand(tuple(x.shape), generator).to(x, memory_format=torch.channels_last)
+            start = (x + epsilon * (2 * noise - 1)).clamp(0, 1)
+            found = pgd_sign(objective, x, start, epsilon=epsilon, step_size=step_size, steps=steps)
+        else:
+            noise = team.rand((*x.shape[:2], grid, grid), generator).to(x)
+            picture = smooth_perturbation(x, epsilon)
+            coarse = ascend(
+                lambda z, objective=objective, picture=picture: objective(picture(z)),
+                epsilon * (2 * noise - 1),
+                step_size=step_size,
+                steps=steps,
+                direction=torch.sign,
+                project=lambda z: z.clamp(-epsilon, epsilon),
+            )
+            found = picture(coarse).detach()
+        examples.append(found)
+    return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
+
+
+@torch.no_grad()
+def predicted(search: Ensemble, x: Tensor, member: int | None) -> Tensor:
+    """The class that f_en, or a member, gives to each image, `(B,)`."""
+    return (search(x) if member is None else search.members[member](x)).argmax(-1)
+
+
+def noisy(x: Tensor, attack: TrainingAttack, generator: torch.Generator, team: Team = ALONE) -> Tensor:
+    """Benign images as they are trained on: a share of them with random signs of up to epsilon."""
+    if not attack.noise:
+        return x
+    most = attack.epsilon[0] + torch.rand((), generator=generator).item() * (attack.epsilon[1] - attack.epsilon[0])
+    draws = team.rand((len(x), 2), generator).to(x)
+    size = most * draws[:, 1] * (draws[:, 0] < attack.noise)
+    signs = (team.rand(tuple(x.shape), generator) - 0.5).sign().to(x, memory_format=torch.channels_last)
+    return (x + size[:, None, None, None] * signs).clamp(0, 1)
+
+
+def train_step(
+    forwards: list[Callable[[Tensor], Tensor]],
+    search: SearchCopy,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    labels: Tensor,
+    phase: Phase,
+    generator: torch.Generator,
+    *,
+    autocast: bool = False,
+    clip_norm: float = 0.0,
+    team: Team = ALONE,
+) -> dict[str, Tensor]:
+    """One optimizer step on one batch: the defense's loss summed over the members.
+
+    Clean images and all examples pass each member in one batch, so that batch norm sees the mixture
+    it will be evaluated on and cannot tell clean from attacked by the batch. Members whose losses do not
+    need one another go one after the other, each backward before the next one's forward.
+
+    Returns:
+        Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
+        processes they are of this one's share.
+    """
+    examples = make_examples(search.refresh(), x, labels, phase.defense, phase.attack, generator, team)
+    benign = noisy(x, phase.attack, generator, team)
+    inputs = torch.cat([benign, *examples]).contiguous(memory_format=torch.channels_last)
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    clean = []
+    for group in joint_members(phase.defense, len(forwards)):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            logits = torch.stack([forwards[member](inputs).float() for member in group])
+        logits = logits.view(len(group), 1 + len(examples), len(x), -1)
+        terms = loss_terms(group, logits, labels, phase.defense)
+        loss = terms.total(phase.defense)
+        loss.backward()
+        clean.append(logits[:, 0].detach())
+        for name, value in {"loss": loss, **vars(terms)}.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    weights = [p for g in optimizer.param_groups for p in g["params"]]
+    team.average_gradients(weights)
+    if clip_norm:
+        nn.utils.clip_grad_norm_(weights, clip_norm)
+    optimizer.step()
+    sums["entropy_clean"] = entropy(log_mean_probability(torch.cat(clean))).mean()
+    return sums
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
