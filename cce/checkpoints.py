@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, field
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,55 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    @property
+    def defense_name(self) -> str:
+        """The defense's name for so many members: ADV-EN of one is ADV."""
+        return self.defense.name_with(self.model.config.members)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, token: str | None = None, device: torch.device | str = "cpu"
+    ) -> Checkpoint:
+        """An ensemble from a folder or the Hub, as `huggingface_hub`'s mixin names it.
+
+        Args:
+            name: a folder, or a Hub id, `owner/name`.
+            revision: branch, tag or commit on the Hub; None is `main`.
+            token: for a private repository; None: the one that this machine is logged in with.
+            device: where it computes.
+
+        Raises:
+            CheckpointError, HubError: see `load`.
+        """
+        from cce import hub
+
+        return load(name if Path(name).is_dir() else hub.fetch(str(name), revision, token), device)
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write the folder; see `save`."""
+        return save(self, folder)
+
+    def push_to_hub(self, repository: str, token: str | None = None, private: bool = True) -> str:
+        """Push the ensemble with its card to the Hub; returns its address.
+
+        Args:
+            repository: `owner/name`; made where it is not there.
+            token: with the right to write; None: the one that this machine is logged in with.
+            private: whether a repository that is made is private.
+
+        Raises:
+            HubError: no token, no right, or no connection.
+        """
+        from huggingface_hub import get_token
+
+        from cce import hub
+
+        with tempfile.TemporaryDirectory() as place:
+            made = save(replace(self, folder=None), Path(place) / "checkpoint")
+            if self.folder and (self.folder / "measurements").is_dir():
+                shutil.copytree(self.folder / "measurements", made / "measurements")
+            return hub.push(made, repository, token or get_token() or "", private=private)
+
     def config(self) -> dict[str, Any]:
         """The content of `config.json`."""
         shape = self.model.config
@@ -60,7 +111,7 @@ class Checkpoint:
             "input_shape": list(shape.input_shape),
             "architecture": shape.architecture,
             "members": shape.members,
-            "defense": {"name": self.defense.name, **to_json(self.defense), "reading": "paper"},
+            "defense": {"name": self.defense_name, **to_json(self.defense)},
             "training": self.training,
             "detector": asdict(self.detector) if self.detector else None,
         }
@@ -122,22 +173,27 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a checkpoint folder, in evaluation mode.
+    """Load a checkpoint folder, or an ensemble on the Hub by its id, in evaluation mode.
+
+    Args:
+        folder: a folder; or text like `owner/name`, which is a Hub id where no such folder is here.
+        device: where it computes.
 
     Raises:
         CheckpointError: a missing, truncated or wrong file, a version this code does not know, or a
             member or class count that disagrees with the weights: before any weight is used.
+        HubError: the ensemble cannot be had from the Hub.
     """
+    from cce import hub
+
+    if hub.is_repository(folder) and not Path(folder).exists():
+        return load(hub.fetch(str(folder)), device)
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {', '.join(FILES)}")
     values = _read_json(folder / "config.json")
     config, checkpoint_fields = _parse_config(folder / "config.json", values)
-    try:
-        model = Ensemble(config)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    model.load_state_dict(_read_weights(folder / "model.safetensors", model))
+    model = _build(folder, config)
     metrics_file = folder / "metrics.json"
     metrics = _read_json(metrics_file) if metrics_file.exists() else {}
     model.to(device, memory_format=torch.channels_last).eval()
@@ -177,7 +233,7 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
         "classes": len(values["classes"]),
         "input_shape": values["input_shape"],
     }
-    names = {k: v for k, v in values["defense"].items() if k not in ("name", "reading")}
+    names = {k: v for k, v in values["defense"].items() if k != "name"}
     try:
         config = from_json(ModelConfig, shape, "config")
         defense = from_json(Defense, names, "defense")
@@ -188,13 +244,21 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
     return config, {**fields, "classes": tuple(values["classes"]), "defense": defense, "detector": detector}
 
 
-def _read_weights(path: Path, model: Ensemble) -> dict[str, torch.Tensor]:
-    """The tensors of `path`, held against what `model` needs: names, shapes, finite values."""
+def _build(folder: Path, config: ModelConfig) -> Ensemble:
+    """The ensemble with its weights; nothing is built that the weights' file does not bear out."""
+    path = folder / "model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            _compare_counts(path, shapes, config)
+            with torch.device("meta"):  # names and shapes alone: a config can ask for any size
+                model = Ensemble(config)
             _compare(path, shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()})
             weights = {name: file.get_tensor(name) for name in shapes}
+    except CheckpointError:
+        raise
+    except (ConfigError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, of sizes past all bounds
+        raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
     except (OSError, SafetensorError) as error:
@@ -202,14 +266,23 @@ def _read_weights(path: Path, model: Ensemble) -> dict[str, torch.Tensor]:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; fetch the checkpoint again")
-    return weights
+    kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
+    return model
+
+
+def _compare_counts(path: Path, found: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Members and layers, from the names alone."""
+    members = {int(m.group(1)) for name in found if (m := re.match(r"members\.(\d+)\.", name))}
+    if len(members) != config.members:
+        raise CheckpointError(f"{path} holds {len(members)} members; config.json says members is {config.members}")
+    if (config.resnet_depth or 0) > len(found):
+        raise CheckpointError(
+            f"{path}: {len(found)} tensors are too few for {config.architecture}; config.json and the weights disagree"
+        )
 
 
 def _compare(path: Path, found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:
-    members = {int(m.group(1)) for name in found if (m := re.match(r"members\.(\d+)\.", name))}
-    wanted = {int(m.group(1)) for name in needed if (m := re.match(r"members\.(\d+)\.", name))}
-    if members != wanted:
-        raise CheckpointError(f"{path} holds {len(members)} members; config.json says members is {len(wanted)}")
     for name in sorted(found.keys() ^ needed.keys()):
         where = "is missing" if name in needed else "is not part of this architecture"
         raise CheckpointError(f"{path}: the tensor {name} {where}; config.json and the weights disagree")

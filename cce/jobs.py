@@ -2,35 +2,33 @@
 
 Each trainer is a process of its own, in a session of its own, its output in `log.txt`. Nothing is kept
 in memory: whoever opens the same folder sees the same jobs, and a lock file lets one change them at a
-time. `job.json` beside the trainer's own `status.json` holds what was asked for.
+time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cce import checkpoints, data
+from cce import checkpoints, class_folders
+from cce.background import cores, reap, repeat, send, spawn
 from cce.checkpoints import Checkpoint
-from cce.config import TrainConfig, from_json, to_json
+from cce.config import TrainConfig, to_json
+from cce.job import LIVE, Job, JobError, latest_folder, read_job, write_record
 from cce.models import Ensemble
 from cce.presets import export
-from cce.runs import RunError, RunFolder, process_start, write_atomically
+from cce.runs import RunError, RunFolder, process_start
 
 GRACE_SECONDS = 10.0
 """How long a trainer may take to stop before it is killed."""
@@ -38,116 +36,7 @@ GRACE_SECONDS = 10.0
 SPARE_BYTES = 200_000_000
 """What must be left on the disk beside a run's own files."""
 
-LIVE = ("running", "stopping")
-_NICENESS = 10
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,59}")
-_children: list[subprocess.Popen[bytes]] = []
-
-
-class JobError(RunError):
-    """Something that cannot be done with a run; the message is for people."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run as it is now.
-
-    `state` is one of `cce.runs.STATES`; `error` says why it failed. `status` is the trainer's own word
-    on its last step, `record` what was asked for, `place` where it waits in line, from 1.
-    """
-
-    name: str
-    folder: RunFolder
-    state: str
-    status: dict[str, Any]
-    record: dict[str, Any]
-    error: str | None = None
-    place: int | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether its process is there."""
-        return self.state in LIVE
-
-    @property
-    def remote(self) -> dict[str, Any] | None:
-        """What is known of it on Hugging Face Jobs, None for a run on this machine."""
-        return self.record.get("remote")
-
-    @property
-    def progress(self) -> float:
-        """Fraction of the steps done."""
-        total = self.status.get("total_steps")
-        return min(1.0, self.status.get("step", 0) / total) if total else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Training time that is left, None where it is not known."""
-        return self.status.get("seconds_left") if self.state == "running" else None
-
-    @property
-    def silent_seconds(self) -> float:
-        """Time since a live trainer's last sign of life."""
-        last = max(self.status.get("heartbeat", 0), self.record.get("started_at", 0))
-        return max(0.0, time.time() - last) if self.live and last else 0.0
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The folder of its ensemble: the finished one, else the latest state that was exported."""
-        for folder in (self.folder.checkpoint, latest_folder(self.folder)):
-            if (folder / "config.json").exists():
-                return folder
-        return None
-
-    def config(self) -> TrainConfig:
-        """What it trains.
-
-        Raises:
-            RunError, ConfigError: a config that cannot be read.
-        """
-        return from_json(TrainConfig, self.folder.config())
-
-    def log_tail(self, lines: int = 12) -> list[str]:
-        """The last lines of `log.txt`, a progress bar as its last state."""
-        return tail(self.folder.path / "log.txt", lines)
-
-
-def latest_folder(folder: RunFolder) -> Path:
-    """Where the latest state of a run that has not finished is exported to."""
-    return folder.path / "latest"
-
-
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a text file; of a line that was overwritten with carriage returns, what is seen."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 64_000))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    seen = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return [line for line in seen if line][-lines:]
-
-
-def alive(pid: int | None, start: float | None) -> bool:
-    """Whether a process is there and is the one that was meant, not a later one with its id."""
-    if not pid:
-        return False
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return not Path("/proc/self/stat").exists() and _answers(pid)
-    ended = stat.rpartition(")")[2].split()[0] in "ZX"
-    return not ended and process_start(pid) == start
-
-
-def _answers(pid: int) -> bool:
-    """Whether a process of that id is there, where the system tells no more."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 class Jobs:
@@ -168,10 +57,10 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Every run: live ones first, then those in line, then the others, the newest first."""
-        found = [job for job in map(self._look, self._folders()) if job]
-        in_line = [job.name for job in sorted(found, key=_asked) if job.state == "queued"]
-        placed = [_placed(job, in_line) for job in found]
-        return sorted(placed, key=lambda j: (not j.live, j.place or 1e9, -_made(j)))
+        found = [job for job in map(read_job, self._folders()) if job]
+        in_line = [job.name for job in sorted(found, key=lambda j: j.asked_at) if job.state == "queued"]
+        placed = [job.placed(in_line) for job in found]
+        return sorted(placed, key=lambda j: (not j.live, j.place or 1e9, -j.created))
 
     def get(self, name: str | None) -> Job:
         """The run of that name.
@@ -267,10 +156,11 @@ class Jobs:
             self._refuse_taken(new)
             job.folder.path.rename(self.root / new)
             folder = RunFolder(self.root / new)
-            for made in (folder.checkpoint, latest_folder(folder)):
+            ids = {folder.checkpoint: new, latest_folder(folder): new, folder.best_checkpoint: f"{new}-best"}
+            for made, named in ids.items():
                 if (made / "config.json").exists():
                     checkpoint = checkpoints.load(made)
-                    checkpoint.id = new
+                    checkpoint.id = named
                     checkpoints.save(checkpoint, made)
         return self.get(new)
 
@@ -300,7 +190,7 @@ class Jobs:
         model = Ensemble(config.model)
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
         snapshot = Snapshot(model, config, step, float(tensors["seconds"]))
-        checkpoint = export(snapshot, data.load(config.dataset, self.data_root), name)  # type: ignore[arg-type]
+        checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)  # type: ignore[arg-type]
         checkpoints.save(checkpoint, latest_folder(job.folder))
         return checkpoint
 
@@ -325,72 +215,37 @@ class Jobs:
 
     def watch(self, seconds: float = 1.0) -> threading.Thread:
         """Tend for as long as this process lives, in a thread that does not keep it alive."""
-
-        def keep_tending() -> None:
-            while True:
-                with contextlib.suppress(OSError, RunError):
-                    self.tend()
-                time.sleep(seconds)
-
-        thread = threading.Thread(target=keep_tending, name="jobs", daemon=True)
-        thread.start()
-        return thread
+        return repeat(self.tend, seconds, "jobs", (OSError, RunError))
 
     def _tend(self, besides: int | None = None) -> None:
-        _children[:] = [child for child in _children if child.poll() is None]
+        reap()
         jobs = self.all()
         for job in jobs:
             asked = job.record.get("stop_asked")
             if asked and time.time() - asked > GRACE_SECONDS:
                 _send(job, signal.SIGKILL)
-        running = [
-            job for job in jobs if job.live and not job.remote and _process(job.record, job.status)[0] != besides
-        ]
+        running = [job for job in jobs if job.live and not job.remote and job.process[0] != besides]
         waiting = [job for job in jobs if job.state == "queued"]
         for job in waiting[: max(0, self.at_once - len(running))]:
             self._spawn(job)
 
     def _spawn(self, job: Job) -> None:
-        """Start the trainer: no shell, no pipe, a session of its own, behind everything else in priority."""
+        """Start the trainer."""
         started = {**job.record, "state": "started", "started_at": time.time()}
         try:
-            with (job.folder.path / "log.txt").open("ab") as log:
-                child = subprocess.Popen(
-                    job.record["command"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=Path(__file__).resolve().parents[1],
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                    start_new_session=True,
-                )
+            pid = spawn(job.record["command"], job.folder.path / "log.txt")
         except OSError as error:
             write_record(job.folder, {**started, "error": f"it could not be started: {error.strerror}"})
             return
-        _children.append(child)
-        with contextlib.suppress(OSError):
-            own = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, child.pid, max(own, _NICENESS))
-        write_record(job.folder, {**started, "pid": child.pid, "pid_start": process_start(child.pid), "leads": True})
+        write_record(job.folder, {**started, "pid": pid, "pid_start": process_start(pid), "leads": True})
 
     def _command(self, folder: RunFolder, device: str) -> list[str]:
-        threads = max(1, _cores() - 1)
+        threads = max(1, cores() - 1)  # one core stays free for the Studio
         command = [sys.executable, "-m", "cce", "train", "--run", str(folder.path), "--device", device]
         command += ["--threads", str(threads), "--next"]
         return [*command, "--data", str(Path(self.data_root).absolute())] if self.data_root else command
 
     # Checking
-
-    def _look(self, path: Path) -> Job | None:
-        """A run from its files, None for a folder that is no run."""
-        folder = RunFolder(path)
-        if not (path / "config.json").exists():
-            return None
-        record, status = _read(path / "job.json"), _read(path / "status.json")
-        state, error = _state(record, status)
-        if state == "finished" and not (folder.checkpoint / "config.json").exists():
-            state, error = "failed", "it was trained, but its ensemble was not saved; resume it to save it"
-        return Job(path.name, folder, state, status, record, error)
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():
@@ -453,78 +308,8 @@ class Snapshot:
     device: torch.device = torch.device("cpu")
 
 
-def _state(record: dict[str, Any], status: dict[str, Any]) -> tuple[str, str | None]:
-    """State and error, from what was asked, what the trainer said, and whether its process is there."""
-    if record.get("state") == "waiting":
-        return "queued", None
-    if record.get("remote"):
-        from cce import remote
-
-        return remote.state(record, status)
-    pid, _ = _process(record, status)
-    ended = status.get("pid") == pid and status.get("state") in ("stopped", "failed")  # all that is left is to exit
-    if pid and not ended:
-        return ("stopping" if record.get("stop_asked") else "running"), None
-    if record.get("error"):
-        return "failed", record["error"]
-    said = status.get("state") if _is_of_last_attempt(record, status) else None
-    if said == "failed":
-        return "failed", status.get("error", "").partition(": ")[2] or "the trainer gave no reason"
-    if said in ("finished", "stopped"):
-        return said, None
-    if record.get("stop_asked") or record.get("state") == "stopped" or not (record or status):
-        return "stopped", None
-    return "failed", "the trainer's process ended without a word: it was killed, or the machine went down"
-
-
-def _process(record: dict[str, Any], status: dict[str, Any]) -> tuple[int | None, bool]:
-    """Id of the run's live process, None where there is none, and whether it leads a session of its own."""
-    for said in (record, status):
-        if alive(said.get("pid"), said.get("pid_start")):
-            return said["pid"], bool(record.get("leads") and said["pid"] == record.get("pid"))
-    return None, False
-
-
-def _is_of_last_attempt(record: dict[str, Any], status: dict[str, Any]) -> bool:
-    same = (status.get("pid"), status.get("pid_start")) == (record.get("pid"), record.get("pid_start"))
-    return same or status.get("heartbeat", 0) > record.get("started_at", 0)
-
-
 def _send(job: Job, number: signal.Signals) -> None:
     """A signal to the trainer; the last one to its whole session."""
-    pid, leads = _process(job.record, job.status)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if pid and leads and number == signal.SIGKILL:
-            os.killpg(pid, number)
-        elif pid:
-            os.kill(pid, number)
-
-
-def write_record(folder: RunFolder, record: dict[str, Any]) -> None:
-    """Replace a run's `job.json`."""
-    write_atomically(folder.path / "job.json", json.dumps(record, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _asked(job: Job) -> float:
-    return job.record.get("asked_at", 0.0)
-
-
-def _made(job: Job) -> float:
-    return job.record.get("created") or (job.folder.path / "config.json").stat().st_mtime
-
-
-def _placed(job: Job, in_line: list[str]) -> Job:
-    place = in_line.index(job.name) + 1 if job.name in in_line else None
-    return Job(job.name, job.folder, job.state, job.status, job.record, job.error, place)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pid, leads = job.process
+    if pid:
+        send(pid, number, session=leads and number == signal.SIGKILL)

@@ -15,38 +15,44 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cce.background import repeat
 from cce.config import TrainConfig, to_json
-from cce.hub import HubError, speaking
-from cce.jobs import Job, JobError, Jobs, write_record
+from cce.hub import HubError, connected, speaking
+from cce.job import Job, JobError, write_record
+from cce.jobs import Jobs
 from cce.runs import RunError, RunFolder
 
 FLAVORS = ("t4-small", "l4x1", "a10g-small", "a100-large", "h200", "cpu-upgrade")
 """Machines to choose from, by their names on Hugging Face Jobs."""
 
-IMAGE = "pytorch/pytorch:2.13.0-cuda12.8-cudnn9-runtime"
+# The documented default of `huggingface_hub.HfApi.run_uv_job` (Debian, Python 3.12, uv), with and without a GPU.
+# uv then takes the torch build that fits the driver it finds: docs.astral.sh/uv/guides/integration/pytorch.
+IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
+NEEDED = (
+    *("torch", "torchvision", "numpy", "safetensors", "scikit-learn", "pillow", "tqdm", "plotly", "foolbox"),
+    "huggingface_hub",
+)
+"""What the library imports, installed for the job in the versions that are here."""
+
 SYNC_SECONDS = 60.0
 """Between two copies of the run folder to the Hub, which allows about a hundred an hour."""
 
 _CODE = ".code"
 _MIRRORED = ("status.json", "metrics.jsonl", "log.txt", "last/*", "checkpoint/*")
-_RUN = "pip install -q -r /tmp/cce/.code/requirements.txt && cd /tmp/cce/.code && python -m cce.remote_worker /tmp/cce"
+_RUN = (
+    "uv pip install --system -q --torch-backend=auto -r /tmp/cce/.code/requirements.txt"
+    " && cd /tmp/cce/.code && python -m cce.remote_worker /tmp/cce"
+)
 _FETCH = (
-    'pip install -q huggingface_hub && python -c "import os; from huggingface_hub import HfApi; '
+    'uv pip install --system -q huggingface_hub && python -c "import os; from huggingface_hub import HfApi; '
     "HfApi().snapshot_download(os.environ['CCE_REPOSITORY'], local_dir='/tmp/cce')\""
 )
-_ENDED = {"CANCELED": "stopped", "DELETED": "stopped", "ERROR": "failed"}
 
 MakeApi = Callable[[str | None], Any]
-
-
-def hub_api(token: str | None) -> Any:
-    """`huggingface_hub`'s client; without a token, with the one that this machine is logged in with."""
-    from huggingface_hub import HfApi
-
-    return HfApi(token=token)
 
 
 class Remote:
@@ -57,7 +63,7 @@ class Remote:
         make_api: makes the client of the Hub from a token.
     """
 
-    def __init__(self, jobs: Jobs, make_api: MakeApi = hub_api) -> None:
+    def __init__(self, jobs: Jobs, make_api: MakeApi = connected) -> None:
         self.jobs, self.make_api = jobs, make_api
         self._tokens: dict[str, str] = {}
 
@@ -69,6 +75,8 @@ class Remote:
             HubError: the Hub refused or could not be reached; nothing is left here.
         """
         token = self._checked(flavor, token)
+        if config.data_dir:
+            raise JobError("pictures of your own lie on this machine, where Hugging Face Jobs cannot read them")
         with self.jobs.making(name, config) as folder:
             folder.create(to_json(config))
             write_record(folder, {"state": "remote", "created": time.time(), "remote": {"stage": "SENDING"}})
@@ -125,16 +133,7 @@ class Remote:
 
     def watch(self, seconds: float = 20.0) -> threading.Thread:
         """Mirror for as long as this process lives."""
-
-        def keep_mirroring() -> None:
-            while True:
-                with contextlib.suppress(OSError, RunError):
-                    self.mirror_all()
-                time.sleep(seconds)
-
-        thread = threading.Thread(target=keep_mirroring, name="remote runs", daemon=True)
-        thread.start()
-        return thread
+        return repeat(self.mirror_all, seconds, "remote runs", (OSError, RunError))
 
     def _launch(self, folder: RunFolder, name: str, repository: str, flavor: str, api: Any) -> None:
         with speaking(name):
@@ -142,7 +141,8 @@ class Remote:
             info = api.run_job(
                 image=IMAGE,
                 command=["bash", "-c", f"{_FETCH} && {_RUN}"],
-                env={"CCE_REPOSITORY": repository},
+                # On a machine with a GPU, training on its CPU would only cost money: it fails instead.
+                env={"CCE_REPOSITORY": repository, "CCE_DEVICE": "cpu" if flavor.startswith("cpu") else "cuda"},
                 secrets={"HF_TOKEN": api.token},
                 flavor=flavor,
                 timeout="24h",
@@ -174,29 +174,21 @@ def send_code(api: Any, repository: str, folder: RunFolder) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         shutil.copytree(root / "cce", place / _CODE / "cce", ignore=shutil.ignore_patterns("__pycache__"))
-        (place / _CODE / "requirements.txt").write_text("safetensors\nscikit-learn\ntorchvision\ntqdm\npillow\n")
+        (place / _CODE / "requirements.txt").write_text(requirements(), encoding="utf-8")
         shutil.copy(folder.path / "config.json", place / "config.json")
         api.upload_folder(repo_id=repository, folder_path=place, commit_message="The run's code and config")
 
 
-def state(record: dict[str, Any], status: dict[str, Any]) -> tuple[str, str | None]:
-    """State and error of a run on Hugging Face Jobs, as it was seen last."""
-    remote = record["remote"]
-    stage = remote.get("stage", "SCHEDULING")
-    if stage in ("SENDING", "SCHEDULING", "RUNNING"):
-        return ("stopping" if remote.get("stop_asked") else "running"), None
-    said = status.get("state")
-    if said in ("finished", "failed"):
-        return said, status.get("error", "").partition(": ")[2] or None
-    if stage == "ERROR":
-        return "failed", remote.get("message") or "the job on Hugging Face failed; its page there has the log"
-    return _ENDED.get(stage, "stopped"), None
+def requirements() -> str:
+    """What the job installs: the library's packages as they are here, torch without its build for this machine."""
+    return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in NEEDED)
 
 
-def work(folder: Path, repository: str, api: Any, seconds: float = SYNC_SECONDS) -> int:
+def work(folder: Path, repository: str, api: Any, device: str = "auto", seconds: float = SYNC_SECONDS) -> int:
     """The job's part: train in `folder` and send it to the repository until it is done; the exit status."""
     run = folder.absolute()
     command = [sys.executable, "-m", "cce", "train", "--run", str(run), "--name", repository.partition("/")[2]]
+    command += ["--device", device]
     with (run / "log.txt").open("ab") as log:
         trainer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     while trainer.poll() is None:

@@ -1,4 +1,4 @@
-"""What a Hugging Face job runs: `python -m cce.remote_worker FOLDER`, with `CCE_REPOSITORY` and `HF_TOKEN` set."""
+"""What a Hugging Face job runs: `python -m cce.remote_worker FOLDER`, with its environment set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from cce.remote import hub_api, work
+from cce.hub import connected
+from cce.remote import work
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1]), os.environ["CCE_REPOSITORY"], hub_api(os.environ.get("HF_TOKEN"))))
+    hub = connected(os.environ.get("HF_TOKEN"))
+    sys.exit(work(Path(sys.argv[1]), os.environ["CCE_REPOSITORY"], hub, os.environ["CCE_DEVICE"]))

@@ -58,7 +58,7 @@ def test_config_says_what_the_design_asks_for(folder):
     assert values["format_version"] == 1
     assert values["input_shape"] == [1, 8, 8] and values["classes"] == list(DIGITS)
     assert (values["architecture"], values["members"], values["dataset"]) == ("resnet8", 2, "digits")
-    assert values["defense"] == {"name": "CCE-DM", "reading": "paper", **to_json(CCE_DM)}
+    assert values["defense"] == {"name": "CCE-DM", **to_json(CCE_DM)}
     assert values["detector"]["threshold"] == 1.25 and values["detector"]["false_positive_rate"] == 0.05
     assert values["training"]["images_seen"] == 40 * 64
     assert values["training"]["seconds"] == 12.3
@@ -165,6 +165,9 @@ def test_a_missing_field_is_named(folder, name):
         ({"input_shape": [3, 8, 8]}, "stem.conv.weight has the shape (16, 1, 3, 3)"),
         ({"architecture": "resnet14"}, "config.json and the weights disagree"),
         ({"architecture": "cnn-mnist"}, "config.json and the weights disagree"),
+        ({"members": 10**12}, "holds 2 members; config.json says members is 1000000000000"),
+        ({"architecture": "resnet6000000002"}, "tensors are too few for resnet6000000002"),
+        ({"architecture": "cnn-cifar10", "input_shape": [3, 40000, 40000]}, "config.json and the weights disagree"),
     ],
 )
 def test_a_config_that_disagrees_with_the_weights(folder, change, words):
@@ -191,6 +194,14 @@ def test_a_config_that_disagrees_with_the_weights(folder, change, words):
         ({"detector": {"threshold": 1.0}}, "detector lacks the field"),
         ({"detector": "entropy"}, "detector is str; it must be an object"),
         (
+            {"detector": {"threshold": math.nan, "false_positive_rate": 0.05, "calibrated_on": "", "images": 1}},
+            "threshold is nan; it must be a finite number",
+        ),
+        (
+            {"detector": {"threshold": 1.0, "false_positive_rate": 5.0, "calibrated_on": "", "images": 1}},
+            "false_positive_rate is 5.0; it is from 0 to 1",
+        ),
+        (
             {"detector": {"threshold": "high", "false_positive_rate": 0.05, "calibrated_on": "", "images": 1}},
             "detector.threshold is 'high'; it must be a float",
         ),
@@ -199,6 +210,19 @@ def test_a_config_that_disagrees_with_the_weights(folder, change, words):
 def test_a_bad_field_of_the_config_is_named(folder, change, words):
     edit(folder, **change)
     refused(folder, str(folder / "config.json"), words)
+
+
+def test_weights_of_half_precision_are_read_as_float32(made, folder, digits):
+    path = folder / "model.safetensors"
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    save_file(halves, path)
+    loaded = load(folder).model
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32} and all(
+        p.requires_grad for p in loaded.parameters()
+    )
+    with torch.no_grad():
+        x = digits.test.pixels()[:40]
+        torch.testing.assert_close(loaded(x), made.model(x), atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import cce.job
 from cce import checkpoints, jobs
+from cce.background import alive
 from cce.commands.training import override
 from cce.config import TrainConfig, to_json
-from cce.jobs import Job, JobError, Jobs, alive, tail
+from cce.job import Job, JobError, tail
+from cce.jobs import Jobs
 from cce.presets import preset
 from cce.runs import RunFolder, process_start
 
@@ -80,6 +83,8 @@ def test_a_run_ends_in_an_ensemble_and_leaves_no_process(runs: Jobs):
     pid = wait_for(runs, "first", lambda j: j.record.get("pid")).record["pid"]
     assert os.getsid(pid) == pid
     assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+    group = Path(f"/proc/{pid}/autogroup")
+    assert not group.exists() or group.read_text().split()[-1] == "10"
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
     assert os.readlink(f"/proc/{pid}/fd/1") == os.readlink(f"/proc/{pid}/fd/2") == str(runs.root / "first" / "log.txt")
     job = wait_for(runs, "first", lambda j: not j.live)
@@ -155,6 +160,20 @@ def test_a_killed_trainer_is_shown_as_failed_with_its_log_and_resumes_to_the_sam
     job = wait_for(runs, "killed", lambda j: not j.live)
     assert job.state == "finished", job.error
     assert losses(job) == losses(whole)
+
+
+def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone(runs: Jobs):
+    runs.start("one", small(LONG))
+    first = wait_for(runs, "one", stepping)
+    command = [sys.executable, "-m", "cce", "train", "--run", str(first.folder.path), "--quiet"]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert f"another trainer (process {first.record['pid']}) is at work in {first.folder.path}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert runs.get("one").state == "running"  # the one that was refused wrote nothing
+    os.kill(first.record["pid"], signal.SIGKILL)
+    wait_for(runs, "one", lambda j: not j.live, within(5))
+    first.folder.lock().close()  # the lock died with its process
 
 
 def test_a_trainer_that_does_not_stop_when_asked_is_killed(runs: Jobs, monkeypatch: pytest.MonkeyPatch):
@@ -263,7 +282,7 @@ def test_a_disk_that_fills_up_while_the_run_is_written(still: Jobs, monkeypatch:
     def fail(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jobs, "write_atomically", fail)
+    monkeypatch.setattr(cce.job, "write_atomically", fail)
     with pytest.raises(JobError, match="could not be written: No space left on device"):
         still.start("x", small())
     assert still.all() == []

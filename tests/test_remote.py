@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
+import inspect
+import re
 import shutil
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from huggingface_hub import HfApi, JobHardware
+from huggingface_hub._jobs_api import DEFAULT_UV_IMAGE
 from huggingface_hub.errors import HfHubHTTPError
 
-from cce import checkpoints, hub, remote
+from cce import checkpoints, remote
 from cce.commands.training import override
 from cce.config import to_json
 from cce.hub import HubError
-from cce.jobs import JobError, Jobs
+from cce.job import JobError
+from cce.jobs import Jobs
 from cce.presets import preset
 from cce.remote import Remote, work
 from cce.runs import RunFolder
@@ -83,7 +90,7 @@ class FakeHub:
         def run() -> None:
             folder = self.root / "machines" / job.id
             self.snapshot_download(repository, folder)
-            status = work(folder, repository, self, seconds=0.5)
+            status = work(folder, repository, self, "cpu", seconds=0.5)
             job.stage = "COMPLETED" if status == 0 else "ERROR"
 
         job.thread = threading.Thread(target=run, daemon=True)
@@ -118,6 +125,9 @@ def test_a_run_goes_away_and_comes_back_as_any_other(away: Remote, fake: FakeHub
     job = away.start("far", tiny(), "t4-small", TOKEN)
     assert (job.state, job.remote["flavor"]) == ("running", "t4-small")
     asked = fake.calls[0]
+    assert asked["image"] == DEFAULT_UV_IMAGE and asked["flavor"] in set(JobHardware)
+    assert set(asked) <= set(inspect.signature(HfApi.run_job).parameters)
+    assert asked["env"]["CCE_DEVICE"] == "cuda"
     assert asked["secrets"] == {"HF_TOKEN": TOKEN} and TOKEN not in str(asked["command"]) + str(asked["env"])
     assert (fake.root / "someone/far/.code/cce/training.py").exists()
     end = time.monotonic() + 300
@@ -180,6 +190,8 @@ def test_a_hub_that_goes_silent_is_noted_and_the_run_stays(away: Remote, fake: F
 def test_bad_wishes_are_refused(away: Remote):
     with pytest.raises(JobError, match="access token"):
         away.start("far", tiny(), "t4-small", " ")
+    with pytest.raises(JobError, match="pictures of your own"):
+        away.start("far", replace(tiny(), data_dir="pictures"), "t4-small", TOKEN)
     with pytest.raises(JobError, match="there is t4-small"):
         away.start("far", tiny(), "abacus", TOKEN)
     with pytest.raises(JobError, match="cannot be a run's name"):
@@ -195,22 +207,24 @@ def test_a_remote_run_leaves_this_machine_free(away: Remote, monkeypatch):
     assert spawned[:1] == ["near"]
 
 
-def test_push_sends_the_ensemble_and_its_card_only(tmp_path: Path, fake: FakeHub):
-    ships = next(p for p in checkpoints.released() if p.name == "digits-cce-rm")
-    folder = Path(shutil.copytree(ships, tmp_path / "made"))
-    (folder / "notes.txt").write_text("mine")
-    assert hub.push(folder, "someone/made", TOKEN, api=fake) == "https://huggingface.co/someone/made"
-    sent = {p.name for p in (fake.root / "someone/made").iterdir() if p.is_file()}
-    assert sent == set(checkpoints.FILES)
-    fake.failing = refused(403)
-    with pytest.raises(HubError, match="may not write to someone/made"):
-        hub.push(folder, "someone/made", TOKEN, api=fake)
-    with pytest.raises(HubError, match="needs an access token"):
-        hub.push(folder, "someone/made", "", api=fake)
-
-
 def test_what_the_job_runs_is_there():
     assert "cce.remote_worker" in remote._RUN and "CCE_REPOSITORY" in remote._FETCH
+    assert set(remote.FLAVORS) <= set(JobHardware)
     assert (Path(remote.__file__).parent / "remote_worker.py").exists()
     assert RunFolder(Path("x")).has_state() is False
     assert set(to_json(tiny())) >= {"dataset", "phases"}
+
+
+def test_the_job_installs_all_that_the_library_imports():
+    """Every package that a module of `cce` imports, by the name that it is installed by."""
+    named = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    optional = {"accelerate", "tensorboard", "pyautoattack", "spaces"}
+    imported = set()
+    for path in Path(remote.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            imported |= {name.partition(".")[0] for name in names}
+    needed = imported - sys.stdlib_module_names - {"cce"} - optional
+    assert {named.get(name, name) for name in needed} <= set(remote.NEEDED)
+    assert all(re.fullmatch(r"[\w-]+==[0-9][\w.]*", line) for line in remote.requirements().split())

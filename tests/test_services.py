@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from app.services import attacks, gallery, verdicts
+from app.services import attacks, gallery, models, verdicts
 from app.services.attacks import Picture
-from app.services.models import Registry, card, one_line
-from cce import data, examples
+from app.services.models import MOST_HUB_BYTES, Registry, card, one_line
+from cce import data, examples, hub
 from cce.checkpoints import CheckpointError
 from cce.config import AttackConfig, ConfigError
 from cce.data import DataError
 from cce.detection import Detector
+from cce.hub import HubError
 from cce.pictures import PictureError, to_png
 
 SHAPE = (1, 8, 8)
@@ -108,7 +109,7 @@ def test_summaries_are_the_rows_of_the_endpoint(registry: Registry):
     row = registry.summaries()[1]
     assert list(row) == [
         *("id", "dataset", "architecture", "members", "defense"),
-        *("natural_accuracy", "robust_accuracy", "detection_auc", "threshold"),
+        *("natural_accuracy", "robust_accuracy", "detection_auc", "wrong_and_unflagged", "benign_flagged", "threshold"),
     ]
     assert (row["id"], row["members"], row["threshold"], row["robust_accuracy"]) == ("tiny-two", 2, 1.0, None)
     json.dumps(row)
@@ -335,3 +336,34 @@ def test_the_limits_quote_what_was_measured_and_say_what_was_not():
 def test_a_picture_and_its_label_in_words():
     assert verdicts.subject("your picture", None) == "Your picture, judged by the model's own clean answer."
     assert Picture(torch.zeros(SHAPE), None, "x").shape == SHAPE
+
+
+def test_an_ensemble_from_the_hub_is_listed_on_every_tab(registry: Registry, tiny_checkpoints: Path, monkeypatch):
+    asked = []
+
+    def fetch(repository: str, token: str, most_bytes: int) -> Path:
+        asked.append((repository, token, most_bytes))
+        return tiny_checkpoints / "tiny-two"
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    before = [e.id for e in registry.entries()]
+    entry = registry.add_from_hub(" someone/theirs ")
+    assert asked == [("someone/theirs", hub.NOBODY, MOST_HUB_BYTES)]  # never with the owner's login
+    assert entry.title.endswith("(Hub, someone/theirs)")
+    assert sorted(e.id for e in registry.entries()) == sorted([*before, "someone/theirs"])
+    assert registry.get("someone/theirs").id == "tiny-two"
+    assert any(row["id"] == "someone/theirs" for row in registry.summaries())
+    with pytest.raises(HubError, match="your-name/"):
+        registry.add_from_hub("theirs")
+    monkeypatch.setattr(models, "MOST_FROM_HUB", 1)
+    assert registry.add_from_hub("someone/theirs") == entry
+    with pytest.raises(HubError, match="1 ensembles from the Hub are listed already"):
+        registry.add_from_hub("someone/others")
+
+
+def test_a_damaged_ensemble_from_the_hub_is_not_listed(registry: Registry, copied: Path, monkeypatch):
+    (copied / "tiny-two" / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(hub, "fetch", lambda *args, **kwargs: copied / "tiny-two")
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        registry.add_from_hub("someone/theirs")
+    assert "someone/theirs" not in [e.id for e in registry.entries()]

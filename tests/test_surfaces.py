@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -69,6 +70,21 @@ def test_batch_size_does_not_matter_and_the_seed_does(trained, digits):
     torch.testing.assert_close(one.loss, other.loss, atol=1e-5, rtol=1e-4)
     assert torch.equal(one.v, other.v)
     assert not torch.equal(one.v, surface(model, x, y, resolution=5, seed=1).v)
+
+
+def test_every_point_is_what_the_unfolded_members_say_to_1e_4(trained, digits):
+    """Against the plain model, a picture at a time: batch norm not folded, no channels-last, no batches."""
+    model, x, y = trained(2), digits.test.pixels()[2], int(digits.test.labels[2])
+    found = surface(model, x, y, extent=0.2, resolution=7)
+    place = found.offsets
+    with torch.no_grad():
+        for j, i in itertools.product(range(7), range(7)):
+            point = (x + (place[i] * found.u + place[j] * found.v).float()).clamp(0, 1)[None]
+            logits = model.member_logits(point)[:, 0]
+            log_p = torch.cat([logits.log_softmax(-1), model(point)])
+            torch.testing.assert_close(found.loss[:, j, i], -log_p[:, y], atol=1e-4, rtol=1e-4)
+            best = log_p.gather(1, found.labels[:, j, i, None])[:, 0]
+            assert (log_p.max(-1).values - best).max() < 1e-4  # the label, but for ties
 
 
 def test_the_model_is_left_as_it_was(trained, digits):

@@ -27,7 +27,7 @@ def test_an_untouched_form_is_its_preset(name):
 
 
 def test_every_field_of_the_config_has_a_place():
-    placed = {*KEYS, "model", "phases"}
+    placed = {*KEYS, "model", "phases", "data_dir"}  # class folders come from a run that has them
     assert {f.name for f in fields(TrainConfig)} <= placed
 
 
@@ -63,6 +63,22 @@ def test_another_data_set_brings_its_shape_and_classes():
 def test_a_plain_defense_has_no_weights():
     made = config(DIGITS, typed(DIGITS, method="adv-en"))
     assert made.defense.name == "ADV-EN" and made.defense.lambda_pm == 0
+
+
+def test_adp_adv_and_the_released_reading_can_be_chosen():
+    made = config(DIGITS, typed(DIGITS, method="adp", alpha=1))
+    assert (made.defense.method, made.defense.alpha, made.defense.beta) == ("adp", 1, 0.5)
+    assert config(DIGITS, typed(DIGITS, method="adv-en", members=1)).defense_name == "ADV"
+    made = config(DIGITS, typed(DIGITS, reading="released"))
+    assert made.defense.reading == "released" and made.phases[-1].name == "CCE-RM (released)"
+    assert config(DIGITS, typed(DIGITS, reading="released", method="nat")).defense.reading == "paper"
+
+
+def test_a_run_on_own_pictures_keeps_them_until_another_data_set_is_chosen():
+    own = replace(DIGITS, dataset="pets", data_dir="/p/pets", model=replace(DIGITS.model, classes=3))
+    assert config(own, typed(own, seed=3)) == replace(own, seed=3)
+    made = config(own, typed(own, dataset="mnist"))
+    assert (made.dataset, made.data_dir, made.model.classes) == ("mnist", "", 10)
 
 
 def test_any_other_field():

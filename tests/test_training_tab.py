@@ -13,7 +13,8 @@ from app.studio import Studio
 from app.tabs import training as tab
 from app.tabs import training_form as form_tab
 from cce.config import ConfigError, to_json
-from cce.jobs import JobError, Jobs
+from cce.job import JobError
+from cce.jobs import Jobs
 from cce.presets import preset
 from cce.remote import Remote
 from cce.runs import RunFolder

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from app.figures.palette import ENSEMBLE, MEMBERS, NEUTRAL, voices
+from app.figures.palette import ENSEMBLE, MEMBERS, NEUTRAL, SUBSETS, voices
 from app.figures.values import fold, table, to_value
 
 HEIGHT = 270
@@ -22,8 +22,6 @@ _LOSSES = (
     ("promoting", "promoting", MEMBERS[2]),
     ("demoting", "demoting", ENSEMBLE),
 )
-# From all members right to all wrong: strong where right, pale where wrong, readable without colour.
-_FLOW = {"S11": "#0f9d76", "S01": "#5aa9dd", "S10": "#1f77c4", "S00": "#c25a50"}
 
 
 def losses(curves: Curves, run: str = "") -> dict[str, Any]:
@@ -65,7 +63,7 @@ def flow(curves: Curves, run: str = "") -> dict[str, Any]:
     fig = go.Figure()
     names = list(looks[-1]) if looks else []
     for i, name in enumerate(names):
-        colour = _FLOW.get(name) or MEMBERS[i % len(MEMBERS)]
+        colour = SUBSETS.get(name) or MEMBERS[i % len(MEMBERS)]
         fig.add_trace(
             go.Scatter(
                 name=name,
@@ -86,7 +84,7 @@ def _grouped(look: Mapping[str, float]) -> dict[str, float]:
     """Subsets as they are for up to two members, else by how many members are right."""
     first = next(iter(look), "S")
     if len(first) <= 3:
-        order = [name for name in _FLOW if name in look] or list(look)
+        order = [name for name in SUBSETS if name in look] or list(look)
         return {name: look[name] for name in order}
     members = len(first) - 1
     groups = {f"{n} of {members} right": 0.0 for n in range(members, -1, -1)}

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cce import checkpoints
+from cce import checkpoints, hub
 from cce.cards import percent
 from cce.checkpoints import FILES, Checkpoint, CheckpointError
+from cce.hub import HubError
 from cce.models import resolve_device
 from cce.presets import summary
 
@@ -22,6 +23,12 @@ log = logging.getLogger(__name__)
 
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST", "digits": "Digits"}
 """How the data sets are written on screen."""
+
+MOST_FROM_HUB = 16
+"""Ensembles that can be added from the Hub while the Studio runs."""
+
+MOST_HUB_BYTES = 200_000_000
+"""A larger one on the Hub is not fetched by the Studio."""
 
 _Stamp = tuple[int, ...]
 
@@ -37,11 +44,14 @@ class Entry:
     architecture: str
     members: int
     run: bool = False
+    on_hub: bool = False
 
     @property
     def title(self) -> str:
-        """The entry as it is listed on screen; one that was trained here with its run's name."""
+        """The entry as it is listed on screen; with its run's name, or its id on the Hub, where it has one."""
         made = f"{dataset_title(self.dataset)}, {self.defense}: {self.members} × {self.architecture}"
+        if self.on_hub:
+            return f"{made} (Hub, {self.id})"
         return f"{made} (run {self.id})" if self.run else made
 
 
@@ -68,6 +78,7 @@ class Registry:
         self.of_runs = of_runs
         self.folders = [Path(f) for f in folders]
         self.device = resolve_device(device)
+        self._from_hub: dict[str, Path] = {}
         self._loaded: dict[str, tuple[_Stamp, Checkpoint]] = {}
         self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -79,6 +90,23 @@ class Registry:
     def broken(self) -> dict[str, str]:
         """What cannot be used, with the reason: folders that cannot be listed, ensembles that would not load."""
         return {**self._scan()[1], **self._refused}
+
+    def add_from_hub(self, repository: str) -> Entry:
+        """Fetch an ensemble from the Hub and list it under its id there, until this process ends.
+
+        No token is used: what only its owner may see is not put in a list that others see too.
+
+        Raises:
+            HubError: it cannot be had, or the list has no room.
+            CheckpointError: it is damaged.
+        """
+        repository = hub.check_repository(repository)
+        if repository not in self._from_hub and len(self._from_hub) >= MOST_FROM_HUB:
+            raise HubError(f"{MOST_FROM_HUB} ensembles from the Hub are listed already; start the Studio anew for more")
+        folder = hub.fetch(repository, token=hub.NOBODY, most_bytes=MOST_HUB_BYTES)
+        checkpoints.load(folder)
+        self._from_hub[repository] = folder
+        return next(e for e in self.entries() if e.id == repository)
 
     def default(self) -> str | None:
         """The ensemble to show first: detection mode on CIFAR-10 where there is one that loads."""
@@ -144,6 +172,11 @@ class Registry:
                 broken[folder.name] = f"{folder.name} has the same id as {entries[entry.id].folder.name}: {entry.id}"
             else:
                 entries[entry.id] = entry
+        for repository, folder in list(self._from_hub.items()):
+            try:
+                entries[repository] = replace(_read_entry(folder), id=repository, on_hub=True)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                broken[repository] = f"{repository}: config.json cannot be read ({_reason(error)})"
         for folder in self.of_runs():
             try:
                 entry = _read_entry(folder)

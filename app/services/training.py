@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,8 @@ from app.services.training_form import Base, run_base
 from cce import data
 from cce.cards import percent
 from cce.config import ConfigError, TrainConfig, to_json
-from cce.jobs import Job, JobError, Jobs
+from cce.job import Job, JobError
+from cce.jobs import Jobs
 from cce.remote import Remote
 from cce.runs import RunError, RunFolder
 
@@ -122,7 +122,7 @@ class Training:
             )
         if self.policy.most_bytes and size_of(jobs.root) > self.policy.most_bytes:
             raise JobError("The runs on this Space fill the room they may take; delete one first")
-        if not data.available(config.dataset, jobs.data_root):
+        if not config.data_dir and not data.available(config.dataset, jobs.data_root):
             title = dataset_title(config.dataset)
             raise JobError(f"{title} is not on this machine yet; press the button that gets it first")
         return jobs.start(name, config, device)
@@ -194,7 +194,7 @@ def row(job: Job) -> dict[str, Any]:
         "place": job.place,
         "error": job.error,
         "dataset": config.dataset if config else None,
-        "defense": config.defense.name if config else None,
+        "defense": config.defense_name if config else None,
         "progress": 1.0 if job.state == "finished" else round(job.progress, 4),
         "epoch": job.status.get("epoch"),
         "epochs": config.epochs if config else None,
@@ -362,15 +362,3 @@ def zipped(job: Job, folder: Path) -> Path:
         for file in sorted(p for p in job.checkpoint.rglob("*") if p.is_file() and not p.name.startswith(".")):
             archive.write(file, f"{job.name}/{file.relative_to(job.checkpoint)}")
     return path
-
-
-def check_repository(name: str) -> str:
-    """A repository's name as the Hub takes it.
-
-    Raises:
-        JobError: it cannot be one.
-    """
-    name = str(name or "").strip()
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", name):
-        raise JobError("The repository is written as your-name/name-of-the-ensemble")
-    return name

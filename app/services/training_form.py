@@ -17,6 +17,7 @@ from typing import Any
 from cce import presets
 from cce.commands.training import override
 from cce.config import (
+    READINGS,
     SCHEDULES,
     ConfigError,
     Defense,
@@ -28,14 +29,13 @@ from cce.config import (
     to_json,
 )
 from cce.data import CLASS_NAMES, DATASETS
+from cce.recipes import INPUTS
 
 ARCHITECTURES = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "cnn-mnist", "cnn-cifar10", "cnn-cifar100")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FIRST = "digits-quick"
 RUN = "run: "
 """Before the name of a run where a form starts from one."""
-
-_SHAPES = {"digits": (1, 16, 16), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,15 @@ class Field:
     high: float = 1e9
 
 
-_METHOD_NAMES = (("CCE (Eq. 5)", "cce"), ("ADV-EN", "adv-en"), ("NAT", "nat"))
+_METHOD_NAMES = (("CCE (Eq. 5)", "cce"), ("ADV-EN; ADV with one member", "adv-en"), ("ADP", "adp"), ("NAT", "nat"))
 
 MAIN = (
     Field("dataset", "Data set", "What it learns from.", "choice", DATASETS),
     Field("architecture", "Architecture", "Of each member.", "choice", ARCHITECTURES),
     Field("members", "Members", "Networks in the ensemble.", "whole", low=1, high=8),
-    Field("method", "Defense", "CCE: Eq. 5. ADV-EN: plain adversarial. NAT: none.", "choice", _METHOD_NAMES),
+    Field(
+        "method", "Defense", "CCE: Eq. 5. ADV-EN: plain adversarial. ADP: diverse. NAT: none.", "choice", _METHOD_NAMES
+    ),
     Field("lambda_pm", "lambda_pm", "Weight of promoting; 1 in robustness mode.", "number", high=1000),
     Field("lambda_dm", "lambda_dm", "Weight of demoting; 5 in detection mode.", "number", high=1000),
     Field("epsilon_low", "Epsilon from, in 1/255", "Smallest attack it trains on.", "number", high=255),
@@ -82,6 +84,9 @@ FOLDED = (
     Field("weight_decay", "Weight decay", "On weights of layers, a step.", "number", high=1),
     Field("clip_norm", "Gradient clip", "Largest norm; 0: none.", "number", high=1e6),
     Field("indicator", "Indicator", "soft: Eqs. 3-5. hard: Eqs. 1-2.", "choice", ("soft", "hard")),
+    Field("reading", "Reading of Eq. 5", "released: what the authors' code computes.", "choice", READINGS),
+    Field("alpha", "alpha", "ADP's weight of entropy; 2 in the paper.", "number", high=1000),
+    Field("beta", "beta", "ADP's weight of diversity; 0.5 in the paper.", "number", high=1000),
     Field("reach_low", "Reach from", "Step size = reach x epsilon / steps.", "number", low=0.01, high=100),
     Field("reach_high", "Reach to", "Drawn anew for each batch.", "number", low=0.01, high=100),
     Field("flip", "Mirror images", "Half of each batch.", "switch"),
@@ -157,7 +162,9 @@ def config(base: TrainConfig, typed: Mapping[str, Any], lines: str = "") -> Trai
     Raises:
         ConfigError: a value that cannot be used, named as on screen.
     """
-    told = {field.key: _read(field, typed[field.key]) for field in FIELDS}
+    own = {"dataset": base.dataset} if base.data_dir else {}  # the name of class folders is in no list
+    kept = {key: value for key, value in own.items() if typed[key] == value}
+    told = {**{field.key: _read(field, typed[field.key]) for field in FIELDS if field.key not in kept}, **kept}
     for name in ("epsilon", "steps", "reach"):
         low, high = told[f"{name}_low"], told[f"{name}_high"]
         first = next(field.label for field in FIELDS if field.key == f"{name}_low")
@@ -168,6 +175,7 @@ def config(base: TrainConfig, typed: Mapping[str, Any], lines: str = "") -> Trai
         base,
         model=_model(base, told),
         phases=_phases(base, told, changed),
+        data_dir=base.data_dir if told["dataset"] == base.dataset else "",
         **{k: v for k, v in changed.items() if k in TrainConfig.__dataclass_fields__},
     )
     extra = [line.strip() for line in lines.splitlines() if line.strip()]
@@ -198,8 +206,9 @@ def _read(field: Field, value: Any) -> Any:
 
 def _model(base: TrainConfig, told: Mapping[str, Any]) -> ModelConfig:
     same = told["dataset"] == base.dataset
-    shape = base.model.input_shape if same else _SHAPES[told["dataset"]]
-    return ModelConfig(told["architecture"], told["members"], len(CLASS_NAMES[told["dataset"]]), shape)
+    shape = base.model.input_shape if same else INPUTS[told["dataset"]]
+    classes = base.model.classes if same else len(CLASS_NAMES[told["dataset"]])
+    return ModelConfig(told["architecture"], told["members"], classes, shape)
 
 
 def _phases(base: TrainConfig, told: Mapping[str, Any], changed: Mapping[str, Any]) -> tuple[Phase, ...]:
@@ -217,7 +226,7 @@ def _phase(phase: Phase, last: Phase, told: Mapping[str, Any], changed: Mapping[
     if phase.defense == last.defense and changed.keys() & {f.name for f in fields(Defense)}:
         more["defense"] = _defense(told)
         if phase.name == last.defense.name:
-            more["name"] = more["defense"].name
+            more["name"] = more["defense"].name_with(told["members"])
     for name in ("learning_rate", "schedule"):
         if name in changed and getattr(phase, name) == getattr(last, name):
             more[name] = told[name]
@@ -237,7 +246,12 @@ def _phase(phase: Phase, last: Phase, told: Mapping[str, Any], changed: Mapping[
 def _defense(told: Mapping[str, Any]) -> Defense:
     weighted = told["method"] == "cce"
     weights = {name: told[name] if weighted else 0.0 for name in ("lambda_pm", "lambda_dm")}
-    return Defense(told["method"], **weights, indicator=told["indicator"])
+    reading = told["reading"] if weighted else "paper"
+    return Defense(told["method"], **weights, indicator=told["indicator"], reading=reading, **_of_adp(told))
+
+
+def _of_adp(told: Mapping[str, Any]) -> dict[str, float]:
+    return {name: told[name] for name in ("alpha", "beta")}
 
 
 def command_line(base: Base, made: TrainConfig, name: str, folder: Path, device: str) -> str:
@@ -275,7 +289,7 @@ def phase_rows(made: TrainConfig) -> list[list[str]]:
         [
             phase.name,
             f"{phase.epochs:.3g}",
-            phase.defense.name,
+            phase.defense.name_with(made.model.members),
             "none" if phase.defense.method == "nat" else _attack_words(phase),
             f"{phase.learning_rate:g}, {phase.schedule}",
         ]

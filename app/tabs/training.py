@@ -22,7 +22,7 @@ from app.tabs import training_form as form_tab
 from app.tabs.training_form import ACTION, QUIET, Asked, Form
 from cce import hub
 from cce.cards import percent
-from cce.jobs import Job, JobError
+from cce.job import Job, JobError
 
 TITLE = "Train"
 SECONDS = 2
@@ -30,7 +30,7 @@ SECONDS = 2
 
 _TITLES = (
     "Loss terms",
-    "Accuracy: natural solid, under attack dashed",
+    "Accuracy (dashed: under attack)",
     "Transferring flow: who is right under attack",
     "Mean entropy of the ensemble",
     "Speed",
@@ -315,7 +315,7 @@ class _Page:
         job = self.jobs.get(chosen)
         if job.checkpoint is None:
             raise JobError(f"{chosen} has no ensemble yet")
-        address = escape(hub.push(job.checkpoint, training.check_repository(repository), token, private=private))
+        address = escape(hub.push(job.checkpoint, repository, token, private=private))
         link = f'<a href="{address}" target="_blank" rel="noopener">{address}</a>'
         return [f'<p class="studio-note" role="status">{escape(chosen)} is on the Hub: {link}</p>', ""]
 

@@ -158,7 +158,9 @@ def _component(one: Field, value: Any) -> Any:
     if one.kind == "switch":
         return gr.Checkbox(value, **looks)
     if one.kind == "choice":
-        return gr.Dropdown(list(one.choices), value=value, allow_custom_value=one.key == "architecture", **looks)
+        return gr.Dropdown(
+            list(one.choices), value=value, allow_custom_value=one.key in ("architecture", "dataset"), **looks
+        )
     return gr.Number(value, precision=0 if one.kind == "whole" else None, **looks)
 
 
@@ -227,13 +229,13 @@ def _wire(studio: Studio, form: Form) -> None:
         return [missing_note(asked), run_status.phases(rows), _command(studio, asked), get_button(asked)]
 
     def missing_note(asked: Asked) -> str:
-        if data.available(asked.config.dataset, studio.data_root):
+        if asked.config.data_dir or data.available(asked.config.dataset, studio.data_root):
             return ""
         return _note(f"{dataset_title(asked.config.dataset)} is not on this machine yet.")
 
     def get_button(asked: Asked) -> gr.Button:
         dataset = asked.config.dataset
-        if data.available(dataset, studio.data_root):
+        if asked.config.data_dir or data.available(dataset, studio.data_root):
             return gr.Button(visible=False)
         megabytes = round(data.DOWNLOAD_BYTES[dataset] / 1e6)
         return gr.Button(f"Get {dataset_title(dataset)} ({megabytes} MB)", visible=True)

@@ -17,7 +17,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from cce import checkpoints
-from cce.jobs import Job, Jobs, alive
+from cce.background import alive
+from cce.job import Job
+from cce.jobs import Jobs
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -204,7 +206,7 @@ def test_a_run_becomes_an_ensemble_of_every_tab(apps: Callable[..., App], visit:
     page.locator("#model input").click()
     page.get_by_role("option", name=re.compile(r"run made-here")).click()
     expect(page.locator("#model-summary")).to_contain_text("Not measured yet")
-    page.locator("#attack-button").click()
+    page.locator("#attack-go").click()
     expect(page.locator("#verdict")).to_contain_text("PGD")
 
 
