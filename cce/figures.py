@@ -21,6 +21,7 @@ NEUTRAL = "#7d838c"
 VOICES = ("#1f77c4", "#d9730d", "#0f9d76", "#5aa9dd", "#a07800", "#8a6a4f")
 ENSEMBLE = "#b5478f"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a07800", "#56b4e9", "#6b4fa0", "#444444")
+RIGHT_LABEL = "#e8eaed"
 BLUES = [[0.0, "#f7fbff"], [0.5, "#6baed6"], [1.0, "#08306b"]]
 HEAT = [[0.0, "#440154"], [0.25, "#3b528b"], [0.5, "#21918c"], [0.75, "#5ec962"], [1.0, "#fde725"]]
 KIND_TITLES = {"attack": "attacks", "adaptive": "detector-aware attacks", "benign": "not attacks"}
@@ -92,29 +93,32 @@ def _line(name: str, x: Sequence[float], y: Sequence[float], colour: str, **more
     return {**base, "line": style, **more}
 
 
-def _of_kind(report: DetectionReport, kind: str) -> list[tuple[str, Sample, str]]:
-    """Name, sample and colour of each sample of a kind."""
+def of_kind(report: DetectionReport, kind: str) -> list[tuple[str, Sample, str]]:
+    """Name, sample and colour of each sample of a kind, the same in every figure and in the table beside it."""
     found = [s for k, s in report.samples() if k == kind]
     return [(s.name, s, LINES[i % len(LINES)]) for i, s in enumerate(found)]
 
 
-def _three(title: str) -> Panels:
-    return Panels(title, [KIND_TITLES[k] for k in KINDS], columns=3)
+def _three(title: str, columns: int, panel_height: int) -> Panels:
+    """A panel for each kind: side by side, or one below the other where there is `columns=1`."""
+    return Panels(title, [KIND_TITLES[k] for k in KINDS], columns, panel_height)
 
 
-def histogram(report: DetectionReport, score: str = "entropy", title: str = "") -> Figure:
+def histogram(
+    report: DetectionReport, score: str = "entropy", title: str = "", columns: int = 3, panel_height: int = 300
+) -> Figure:
     """Figure 2: how a score is spread over clean inputs, and over those of each column."""
     edges, shares = report.histogram(score)
-    panels = _three(title or f"Histogram of the {score}, n = {len(report.clean)}")
+    panels = _three(title or f"Histogram of the {score}, n = {len(report.clean)}", columns, panel_height)
     highest = 1.05 * max(s.max() for s in shares.values())
     unit = ", nats" if score != "max probability" else ""
     for i, kind in enumerate(KINDS):
         panels.axes(
             i,
             {"title": ("1 - " if unit == "" else "") + score + unit, "range": [0, edges[-1]]},
-            {"title": "share of images" if i == 0 else "", "range": [0, highest]},
+            {"title": "share of images" if i % columns == 0 else "", "range": [0, highest]},
         )
-        drawn = [("clean", report.clean, NEUTRAL), *_of_kind(report, kind)]
+        drawn = [("clean", report.clean, NEUTRAL), *of_kind(report, kind)]
         for name, _, colour in drawn:
             y = [*shares[name], shares[name][-1]]
             more = {"line": {"shape": "hv", "color": colour}, "showlegend": name != "clean" or i == 0}
@@ -126,26 +130,30 @@ def histogram(report: DetectionReport, score: str = "entropy", title: str = "") 
     return panels.value()
 
 
-def roc_curves(report: DetectionReport, score: str = "entropy", title: str = "") -> Figure:
+def roc_curves(
+    report: DetectionReport, score: str = "entropy", title: str = "", columns: int = 3, panel_height: int = 300
+) -> Figure:
     """Figure 3: the ROC of each attack, beside the detector-aware attacks' and the benign corruptions'.
 
     A detector should be high in the first two panels and on the diagonal in the third.
     """
-    panels = _three(title or f"ROC of the {score}, n = {len(report.clean)}")
+    panels = _three(title or f"ROC of the {score}, n = {len(report.clean)}", columns, panel_height)
     for i, kind in enumerate(KINDS):
-        y = {"title": "flagged" if i == 0 else "", "range": [0, 1.02]}
+        y = {"title": "flagged" if i % columns == 0 else "", "range": [0, 1.02]}
         panels.axes(i, {"title": "clean images flagged", "range": [-0.02, 1]}, y)
         panels.add(i, _line("chance", [0, 1], [0, 1], NEUTRAL, line={"dash": "dash"}, showlegend=False))
-        for name, s, colour in _of_kind(report, kind):
+        for name, s, colour in of_kind(report, kind):
             area = next(r["auc"] for r in report.rows(score) if r["name"] == name)
             panels.add(i, _line(f"{name} (AUC {area:.3f}, n = {len(s)})", *report.roc(s, score), colour))
     return panels.value()
 
 
-def auc_by_epsilon(report: DetectionReport, score: str = "entropy", title: str = "") -> Figure:
+def auc_by_epsilon(
+    report: DetectionReport, score: str = "entropy", title: str = "", columns: int = 3, panel_height: int = 300
+) -> Figure:
     """Figure 4: AUC of PGD by epsilon, beside the AUC of detector-aware attacks and of benign corruptions."""
     rows = {id(s): r for (_, s), r in zip(report.samples(), report.rows(score)[1:], strict=True)}
-    panels = _three(title or f"AUC of the {score} by strength, n = {len(report.clean)}")
+    panels = _three(title or f"AUC of the {score} by strength, n = {len(report.clean)}", columns, panel_height)
     strengths = [s for s in report.attacks if s.settings.get("name") == "pgd"]
     finest = min((s.settings["step_size"] for s in strengths), default=0)
     points = sorted((255 * s.settings["epsilon"], rows[id(s)]["auc"]) for s in strengths
@@ -160,7 +168,7 @@ def auc_by_epsilon(report: DetectionReport, score: str = "entropy", title: str =
     panels.add(0, curve)
     before = 0  # one numbering for both panels
     for i, kind in enumerate(KINDS[1:], start=1):
-        named = _of_kind(report, kind)
+        named = of_kind(report, kind)
         ticks = [(k, str(before + k + 1)) for k in range(len(named))]
         panels.axes(i, {"title": "", "range": [-0.6, len(named) - 0.4], "ticks": ticks}, {"range": [0, 1.05]})
         for k, (name, s, colour) in enumerate(named):
@@ -241,8 +249,7 @@ def surface(s: Surface, classes: Sequence[str], title: str = "") -> Figure:
     )
     offsets = [round(255 * x, 4) for x in s.offsets.tolist()]
     low, high = s.loss.min().item(), s.loss.max().item()
-    seen = sorted(set(s.labels.flatten().tolist()) | {s.label})
-    colours = {c: LINES[i % len(LINES)] for i, c in enumerate(c for c in seen if c != s.label)} | {s.label: "#e8eaed"}
+    colours = label_colours(s)
     for i in range(2 * n):
         rows = {"title": "v" if i % n == 0 else "", "range": [-extent, extent]}
         panels.axes(i, {"title": "u" if i >= n else "", "range": [-extent, extent]}, rows)
@@ -251,16 +258,35 @@ def surface(s: Surface, classes: Sequence[str], title: str = "") -> Figure:
             hover = {"hovertemplate": "u %{x}, v %{y}: %{z:.3f} nats<extra></extra>"}
             panels.add(i, _grid(s.loss[i].tolist(), offsets, offsets, low, high, **bar, **hover))
         else:
-            codes = [[seen.index(c) for c in row] for row in s.labels[i - n].tolist()]
-            names = [[classes[c] for c in row] for row in s.labels[i - n].tolist()]
-            steps = [[(k + e) / len(seen), colours[c]] for k, c in enumerate(seen) for e in (0, 1)]
-            hover = {"customdata": names, "hovertemplate": "u %{x}, v %{y}: %{customdata}<extra></extra>"}
-            panels.add(i, _grid(codes, offsets, offsets, -0.5, len(seen) - 0.5, **hover) | {"colorscale": steps})
-    for c in seen:
+            panels.add(i, label_map(s, i - n, classes, colours))
+    for c, colour in colours.items():
         name = f"{classes[c]} (right)" if c == s.label else classes[c]
         key = {"type": "scatter", "mode": "markers", "name": name, "x": [None], "y": [None]}
-        panels.add(n, {**key, "marker": {"symbol": "square", "size": 12, "color": colours[c]}})
+        panels.add(n, {**key, "marker": {"symbol": "square", "size": 12, "color": colour}})
     return panels.value()
+
+
+def label_colours(s: Surface) -> dict[int, str]:
+    """A colour for each class that is predicted somewhere, in their order; the right one is the pale one."""
+    seen = sorted(set(s.labels.flatten().tolist()) | {s.label})
+    wrong = [c for c in seen if c != s.label]
+    return {c: RIGHT_LABEL if c == s.label else LINES[wrong.index(c) % len(LINES)] for c in seen}
+
+
+def label_map(s: Surface, view: int, classes: Sequence[str], colours: dict[int, str]) -> dict[str, Any]:
+    """The predicted labels of a view as a heatmap, whose hover names label and loss."""
+    seen, offsets = list(colours), [round(255 * x, 4) for x in s.offsets.tolist()]
+    codes = [[seen.index(c) for c in row] for row in s.labels[view].tolist()]
+    steps = [[(k + e) / len(seen), colours[c]] for k, c in enumerate(seen) for e in (0, 1)]
+    names = label_and_loss(s, view, classes)
+    hover = {"customdata": names, "hovertemplate": "u %{x}, v %{y}: %{customdata}<extra></extra>"}
+    return _grid(codes, offsets, offsets, -0.5, len(seen) - 0.5, **hover) | {"colorscale": steps}
+
+
+def label_and_loss(s: Surface, view: int, classes: Sequence[str]) -> list[list[str]]:
+    """Label and loss of every point of a view, in words."""
+    pairs = zip(s.labels[view].tolist(), s.loss[view].tolist(), strict=True)
+    return [[f"{classes[c]}, {loss:.3f} nats" for c, loss in zip(*row, strict=True)] for row in pairs]
 
 
 def predictions(result: dict[str, Any], title: str = "") -> Figure:

@@ -46,10 +46,9 @@ class Wanted:
 class Cell:
     """One number of the paper, or one panel of a figure.
 
-    `measure` says what it is: `natural`, `attack` (robust accuracy under `attack`), `missing` (an attack
-    that this project does not have), `transfer` (`key` of Table 6), `black-box` (`source` attacked), `seconds`,
-    `layers`, `auc`, `histogram`, `predictions`, `surface`. `printed` is in the item's unit, None where
-    the paper gives a curve or a picture; `images` is the paper's own number of images.
+    `measure` says what it is: `natural`, `attack` (robust accuracy under `attack`), `transfer` (`key` of Table 6),
+    `black-box` (`source` attacked), `seconds`, `layers`, `auc`, `histogram`, `predictions`, `surface`. `printed` is
+    in the item's unit, None where the paper gives a curve or a picture; `images` is the paper's own number of images.
     """
 
     item: str
@@ -115,15 +114,24 @@ def choose(names: Iterable[str]) -> list[Item]:
 
 
 def find(wanted: Wanted, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The first checkpoint that fits a cell: data set, members, defense, and the architecture where it is stated."""
+    """The checkpoint for a cell: of its data set, members, defense, and the architecture where it is stated.
+
+    Of several: that of the likely architecture, then one with figures, then the one trained nearest to as long.
+    """
     fitting = [
         c
         for c in checkpoints
-        if (c.dataset, c.model.config.members, c.defense.name) == (wanted.dataset, wanted.members, wanted.defense)
+        if (c.dataset, c.model.config.members, c.defense_name) == (wanted.dataset, wanted.members, wanted.defense)
         and wanted.architecture in (None, c.model.config.architecture)
     ]
-    fitting.sort(key=lambda c: c.model.config.architecture != wanted.likely)
-    return fitting[0] if fitting else None
+    return min(fitting, key=lambda c: _distance(wanted, c), default=None)
+
+
+def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, float]:
+    """How far a checkpoint is from a cell's: the likely architecture first, then measured, then trained as long."""
+    config = checkpoint.training.get("config")
+    epochs = sum(p["epochs"] for p in config["phases"]) if config else 0
+    return checkpoint.model.config.architecture != wanted.likely, not checkpoint.metrics, abs(EPOCHS - epochs)
 
 
 def differences(wanted: Wanted, checkpoint: Checkpoint) -> list[str]:
@@ -158,18 +166,23 @@ def method(column: str) -> tuple[str, int]:
     return ("ADV-EN" if name == "ADV" else name), members
 
 
-def _attack_of(row: str, epsilon: float, step_size: float) -> AttackConfig | None:
-    """The attack of a row such as `PGD k=250`; None for those that this project does not have."""
-    match = re.fullmatch(r"(PGD|BIM|MIM) k=(\d+)", row)
-    return AttackConfig(match.group(1).lower(), epsilon, step_size, int(match.group(2))) if match else None
+def _attack_of(row: str, epsilon: float, step_size: float) -> AttackConfig:
+    """The attack of a row such as `PGD k=250`."""
+    if match := re.fullmatch(r"(mul-)?(PGD|BIM|MIM) k=(\d+)", row):
+        name = ("mt-" if match.group(1) else "") + match.group(2).lower()
+        return AttackConfig(name, epsilon, step_size, int(match.group(3)))
+    if match := re.fullmatch(r"B&B \(wPGD([12])\)", row):  # from PGD at epsilon, or at twice as much; 3 repeats
+        return AttackConfig("bb", int(match.group(1)) * epsilon, step_size, 100, restarts=3)
+    others = {"SPSA": ("spsa", 50), "Auto-Attack": ("autoattack", 20)}
+    name, steps = others[row]
+    return AttackConfig(name, epsilon, step_size, steps)
 
 
 def _accuracy_cell(item: str, row: str, column: str, value: float, wanted: Wanted, size: tuple[float, float]) -> Cell:
     if row == "natural":
         return Cell(item, row, column, value, wanted, "natural")
-    attack = _attack_of(row, *size)
     few = FEWER_IMAGES if re.match(r"B&B|SPSA|Auto", row) else TEST_IMAGES
-    return Cell(item, row, column, value, wanted, "attack" if attack else "missing", attack, images=few)
+    return Cell(item, row, column, value, wanted, "attack", _attack_of(row, *size), images=few)
 
 
 def _rows(item: str) -> Iterator[tuple[str, str, float]]:

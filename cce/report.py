@@ -10,9 +10,10 @@ from typing import Any
 
 from cce import drawing
 from cce.cards import percent
+from cce.cells import AT_RELEASE, MEASURED, ItemResult, Result
 from cce.config import check
 from cce.figures import KIND_TITLES, Figure
-from cce.reproduction import AT_RELEASE, MEASURED, ItemResult, Result
+from cce.orders import Order
 from cce.runs import write_atomically
 
 _STYLE = """
@@ -84,10 +85,18 @@ def reproduction(result: dict[str, Any]) -> str:
     )
     everything = [*result["items"], *result["others"]]
     links = "".join(f'<a href="#{escape(i.id)}">{escape(i.name)}</a>' for i in everything)
-    parts = [head, f"<nav>{links}</nav>"]
+    parts = [head, f"<nav>{links}</nav>", _orders(result["orders"])]
     for k, item in enumerate(everything):
         parts.append(_item(item, k))
     return page("The paper's tables and figures, beside our own measurement", parts)
+
+
+def _orders(found: Sequence[Order]) -> str:
+    """Where the paper prints one ensemble above another, and whether that holds here."""
+    if not found:
+        return ""
+    lines = "".join(f"<li>{escape(order.describe())}</li>" for order in found)
+    return f'<section id="orders"><h2>Does the printed order hold?</h2><ul>{lines}</ul></section>\n'
 
 
 def _item(item: ItemResult, k: int) -> str:

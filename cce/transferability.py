@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cce.attacks import attack
@@ -14,6 +16,10 @@ from cce.evaluation import Outcome, outcome
 from cce.models import Ensemble
 
 Ticks = Callable[[int, int], None]
+"""Called as `progress(done, total)` in images, after every step of an attack; it may raise to stop the work."""
+
+_BATCH = 32
+"""Images attacked at a time: a step on them takes well under a second on two cores."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class Transferability:
     `a[i][j]` is the robust accuracy of j on the examples that attack i; i and j run over the members
     and then en, the ensemble: N + 1 rows and columns. `natural` is the accuracy of each on clean
     images. `subsets` are the fractions of Table 1's subsets on the examples that attack the ensemble:
-    `S` and a bit for each member, 1 where it is right.
+    `S` and a bit for each member, 1 where it is right. `flow[before][after]` counts the images that were in
+    `before` and whose examples are in `after`; it is empty in records of before it was kept.
     """
 
     members: int
@@ -32,6 +39,7 @@ class Transferability:
     natural: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     subsets: dict[str, float]
+    flow: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -76,12 +84,15 @@ def from_json_values(values: dict[str, Any]) -> Transferability:
         config = from_json(AttackConfig, values["attack"], "attack")
         a = tuple(tuple(float(x) for x in row) for row in values["a"])
         natural, subsets = tuple(values["natural"]), dict(values["subsets"])
+        flow = {before: dict(after) for before, after in values.get("flow", {}).items()}
     except (KeyError, TypeError, ValueError) as error:
         check(False, f"this is not a transferability record: {error!r}")
         raise
     square = len(a) == len(natural) == members + 1 and all(len(row) == members + 1 for row in a)
     check(square and len(subsets) == 2**members, f"this transferability record does not fit {members} members")
-    return Transferability(members, images, config, natural, a, subsets)
+    counted = sum(sum(after.values()) for after in flow.values())
+    check(not flow or counted == images, f"this transferability record's flow counts {counted} of {images} images")
+    return Transferability(members, images, config, natural, a, subsets, flow)
 
 
 def from_outcomes(clean: Outcome, attacked: Sequence[Outcome], config: AttackConfig) -> Transferability:
@@ -98,7 +109,30 @@ def from_outcomes(clean: Outcome, attacked: Sequence[Outcome], config: AttackCon
     )
     rows = tuple((*o.member_accuracy, o.accuracy) for o in attacked)
     natural = (*clean.member_accuracy, clean.accuracy)
-    return Transferability(n, len(clean.labels), config, natural, rows, attacked[-1].subset_counts())
+    flow: dict[str, dict[str, int]] = {}
+    pairs = Counter(zip(subset_of_each(clean), subset_of_each(attacked[-1]), strict=True))
+    for (before, after), count in sorted(pairs.items(), reverse=True):
+        flow.setdefault(before, {})[after] = count
+    return Transferability(n, len(clean.labels), config, natural, rows, attacked[-1].subset_counts(), flow)
+
+
+def subset_of_each(said: Outcome) -> list[str]:
+    """The subset of Table 1 that each image is in: `S` and a bit for each member, 1 where it is right."""
+    return ["S" + "".join("1" if right else "0" for right in image) for image in said.member_right.T.tolist()]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A transferability with what it was computed from.
+
+    `clean` and `attacked` are what the ensemble says of the images and of the examples `x_adv`
+    `(B, C, H, W)` that attack it.
+    """
+
+    found: Transferability
+    x_adv: Tensor
+    clean: Outcome
+    attacked: Outcome
 
 
 def transferability(
@@ -110,7 +144,20 @@ def transferability(
     seed: int = 0,
     progress: Ticks | None = None,
 ) -> Transferability:
-    """Attack every member and the ensemble alike, and measure all on all of it (Table 6).
+    """Attack every member and the ensemble alike, and measure all on all of it (Table 6); see `study`."""
+    return study(model, x, labels, config, seed=seed, progress=progress).found
+
+
+def study(
+    model: Ensemble,
+    x: Tensor,
+    labels: Tensor,
+    config: AttackConfig,
+    *,
+    seed: int = 0,
+    progress: Ticks | None = None,
+) -> Study:
+    """Table 6 with the examples that it is computed from.
 
     Args:
         model: the ensemble.
@@ -118,16 +165,18 @@ def transferability(
         labels: true labels `(B,)`.
         config: the attack; its `target` is of no effect. The random start of an image is the same for every target.
         seed: of the random start.
-        progress: called as `progress(done, total)` in images.
+        progress: see `Ticks`.
     """
     check(len(x) > 0, "there are no images to measure transferability on")
     n = len(model.members)
-    outcomes = []
+    x_adv, outcomes = x, []
     for i, target in enumerate([*(f"member {m + 1}" for m in range(n)), "ensemble"]):
         ticks = _shifted(progress, i * len(x), (n + 1) * len(x))
-        x_adv = attack(model, x, labels, replace(config, target=target), seed=seed, progress=ticks)
-        outcomes.append(outcome(model, x_adv, labels))
-    return from_outcomes(outcome(model, x, labels), outcomes, replace(config, target="ensemble"))
+        x_adv = _examples(model, x, labels, replace(config, target=target), seed, ticks)
+        outcomes.append(_verdict(model, x_adv, labels, ticks))
+    clean = _verdict(model, x, labels, _shifted(progress, (n + 1) * len(x), (n + 1) * len(x)))
+    found = from_outcomes(clean, outcomes, replace(config, target="ensemble"))
+    return Study(found, x_adv, clean, outcomes[-1])
 
 
 @dataclass(frozen=True)
@@ -148,6 +197,25 @@ class BlackBox:
         return asdict(self)
 
 
+def black_box_from_json(values: dict[str, Any]) -> BlackBox:
+    """The inverse of `BlackBox.to_json`.
+
+    Raises:
+        ConfigError: values that are not a whole record.
+    """
+    try:
+        names, images = tuple(values["names"]), int(values["images"])
+        config = from_json(AttackConfig, values["attack"], "attack")
+        natural = tuple(float(v) for v in values["natural"])
+        a = tuple(tuple(float(x) for x in row) for row in values["a"])
+    except (KeyError, TypeError, ValueError) as error:
+        check(False, f"this is not a black-box record: {error!r}")
+        raise
+    square = len(a) == len(natural) == len(names) and all(len(row) == len(names) for row in a)
+    check(square, f"this black-box record does not fit its {len(names)} ensembles")
+    return BlackBox(names, images, config, natural, a)
+
+
 def black_box(
     models: Mapping[str, Ensemble],
     x: Tensor,
@@ -165,7 +233,7 @@ def black_box(
         labels: true labels `(B,)`.
         config: the attack, on the ensemble.
         seed: of the random start.
-        progress: called as `progress(done, total)` in images.
+        progress: see `Ticks`.
 
     Raises:
         ConfigError: no ensembles, no images, or ensembles of different inputs or classes.
@@ -178,12 +246,43 @@ def black_box(
     rows = []
     for i, source in enumerate(models.values()):
         ticks = _shifted(progress, i * len(x), len(models) * len(x))
-        x_adv = attack(source, x, labels, config, seed=seed, progress=ticks)
-        rows.append(tuple(outcome(m, x_adv, labels).accuracy for m in models.values()))
-    natural = tuple(outcome(m, x, labels).accuracy for m in models.values())
+        x_adv = _examples(source, x, labels, config, seed, ticks)
+        rows.append(tuple(_verdict(m, x_adv, labels, ticks).accuracy for m in models.values()))
+    ticks = _shifted(progress, len(models) * len(x), len(models) * len(x))
+    natural = tuple(_verdict(m, x, labels, ticks).accuracy for m in models.values())
     return BlackBox(tuple(models), len(x), config, natural, tuple(rows))
+
+
+def _examples(
+    model: Ensemble, x: Tensor, labels: Tensor, config: AttackConfig, seed: int, progress: Ticks | None
+) -> Tensor:
+    """The attack's examples, with a tick after each step of each batch."""
+    if progress is None:
+        return attack(model, x, labels, config, seed=seed)
+    finished = 0
+
+    def step(i: int, batch: Tensor) -> None:
+        progress(finished + len(batch) * min(i, config.steps) // (config.steps + 1), len(x))
+
+    def batch_done(done: int, total: int) -> None:
+        nonlocal finished
+        finished = done
+        progress(done, total)
+
+    return attack(model, x, labels, config, seed=seed, batch_size=_BATCH, watch=step, progress=batch_done)
+
+
+def _verdict(model: Ensemble, x: Tensor, labels: Tensor, progress: Ticks | None) -> Outcome:
+    """What the ensemble says, with a tick before each batch: all the images are done when it begins."""
+    parts = []
+    for i in range(0, len(x), _BATCH):
+        if progress:
+            progress(len(x), len(x))
+        parts.append(outcome(model, x[i : i + _BATCH], labels[i : i + _BATCH]))
+    log_p = torch.cat([p.log_probability for p in parts])
+    return Outcome(log_p, torch.cat([p.member_labels for p in parts], dim=1), labels)
 
 
 def _shifted(progress: Ticks | None, before: int, total: int) -> Ticks | None:
     """Ticks of one stretch of a longer work."""
-    return progress and (lambda done, _: progress(before + done, total))
+    return progress and (lambda done, _: progress(min(before + done, total), total))

@@ -7,10 +7,11 @@ from PIL import Image
 
 from cce import checkpoints
 from cce.__main__ import build_parser, main
+from cce.bench import Bench
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_DM
 from cce.detection import SCORES, report_from_json
-from cce.reproduction import MEASUREMENTS, Bench
+from cce.measurements import MEASUREMENTS
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_detect_prints_writes_and_draws_all_three_columns(folder, tmp_path, caps
     record = said(capsys)
     assert set(record["scores"]) == set(SCORES)
     rows = record["scores"]["entropy"]
-    assert [r["kind"] for r in rows] == ["clean", "attack", *["adaptive"] * 2, *["benign"] * 8]
+    assert [r["kind"] for r in rows] == ["clean", "attack", *["adaptive"] * 4, *["benign"] * 8]
     assert all("auc" in r and "flagged" in r for r in rows[1:])
     assert set(record["roc"]) == {"attack", "adaptive", "benign"}
     assert "detector-aware attacks" in out.read_text()
@@ -74,9 +75,12 @@ def test_transfer_of_one_and_between_two(folder, tmp_path, capsys):
     other = checkpoints.load(folder)
     other.id = "other"
     second = checkpoints.save(other, tmp_path / "other")
-    assert main(["transfer", str(folder), str(second), "--n", "6", "--attack", "pgd:2", "--json"]) == 0
+    assert main(["transfer", str(folder), str(second), "--n", "6", "--attack", "pgd:2", "--json", "--write"]) == 0
     a = said(capsys)["transferability"]["a"]
     assert a[0] == a[1] and a[0][0] == a[0][1]  # twins
+    for place in (folder, second):
+        (record,) = json.loads((place / MEASUREMENTS / "black-box.json").read_text())["records"]
+        assert record["black_box"]["a"] == a and record["n"] == 6
 
 
 def test_surface_draws_and_prints(tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_pictures_tell_right_and_wrong_by_words_and_keep_their_places():
     waiting = pictures.triptych(x, "3", True)
     done = pictures.triptych(x, "3", True, (x_adv, "8", False, 8 / 255, 8 / 255))
     assert waiting.count("<figure>") == done.count("<figure>") == 3
-    assert "Perturbation × 16" in done and "at most 8/255" in done
+    assert 'Perturbation × <span class="between-factor">16</span>' in done and "at most 8/255" in done
     assert "✓ right" in done and "✗ wrong" in done
     assert pictures.magnified(x, x_adv, 16).max() == 1
     assert pictures.magnification(0) == 1

@@ -5,7 +5,7 @@ import torch
 
 from cce import paper
 from cce.checkpoints import Checkpoint
-from cce.config import CCE_BASE, CCE_DM, CCE_RM, ConfigError, Defense, ModelConfig
+from cce.config import CCE_BASE, CCE_DM, CCE_RM, AttackConfig, ConfigError, Defense, ModelConfig
 from cce.models import Ensemble
 from cce.paper import Wanted, choose, differences, find, items, printed
 
@@ -30,7 +30,10 @@ def test_some_cells_by_hand():
     assert cell.attack.epsilon == 8 / 255 and cell.attack.step_size == 2 / 255
     assert by_id["table5/MIM k=100/ADV1"].wanted == Wanted("cifar100", "cnn-cifar100", 1, "ADV-EN")
     assert by_id["table5/MIM k=100/ADV1"].attack.epsilon == 0.01
-    assert by_id["table3/SPSA/ADP2"].measure == "missing" and by_id["table3/SPSA/ADP2"].images == 1000
+    assert by_id["table3/SPSA/ADP2"].attack.name == "spsa" and by_id["table3/SPSA/ADP2"].images == 1000
+    assert by_id["table5/mul-BIM k=20/ADP2"].attack == AttackConfig("mt-bim", 0.01, 0.001, 20)
+    assert by_id["table3/B&B (wPGD2)/ADP2"].attack.epsilon == 16 / 255
+    assert by_id["table4/Auto-Attack/CCE-RM3"].attack.name == "autoattack"
     assert by_id["table11a/natural/5"].wanted.defense == "CCE-DM"
     assert by_id["table11b/natural/0"].wanted.defense == "CCE-Base"
     assert by_id["table12b/NAT/CCE-RM"].printed == 74.0 and by_id["table12b/NAT/CCE-RM"].source.defense == "NAT"
@@ -68,6 +71,17 @@ def test_find_takes_data_set_members_defense_and_architecture():
     assert find(Wanted("cifar10", None, 2, "CCE-RM", "cnn-cifar10"), there[:3]).id == "resnet"
     assert find(Wanted("cifar100", None, 2, "CCE-RM"), there) is None
     assert find(Wanted("cifar10", "resnet20", 2, CCE_BASE.name), there) is None
+
+
+def test_of_several_that_fit_a_cell_the_measured_and_the_longest_trained_one_is_taken():
+    def trained(name, epochs, metrics):
+        config = {"phases": [{"epochs": epochs}], "batch_size": 64, "optimizer": "adam", "train_images": 0}
+        return dataclasses.replace(checkpoint(name, CCE_RM, training={"config": config}), metrics=metrics)
+
+    wanted = Wanted("cifar10", "resnet20", 2, "CCE-RM")
+    there = [trained("short", 6, {"images": 1}), trained("unmeasured", 180, {}), trained("long", 60, {"images": 1})]
+    assert find(wanted, there).id == "long"
+    assert find(wanted, there[:2]).id == "short"
 
 
 def test_differences_name_what_was_trained_otherwise():

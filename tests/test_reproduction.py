@@ -1,5 +1,6 @@
 """The paper's cells on ensembles that are here: what is measured, what was, and what cannot be said."""
 
+import dataclasses
 import json
 import re
 import socket
@@ -9,21 +10,26 @@ import torch
 
 from cce import checkpoints, figures, paper, report
 from cce.__main__ import main
-from cce.checkpoints import Checkpoint
-from cce.config import CCE_DM, CCE_RM, AttackConfig, ConfigError, ModelConfig
-from cce.models import Ensemble
-from cce.reproduction import (
+from cce.bench import Bench
+from cce.cells import (
     AT_RELEASE,
     MEASURED,
     NEEDS_TEST_SET,
-    NO_ATTACK,
     NO_CHECKPOINT,
+    NOT_AT_RELEASE,
     NOT_RECORDED,
-    Bench,
+    SLOW,
+    Result,
     built_layers,
     margin,
-    reproduce,
 )
+from cce.checkpoints import Checkpoint
+from cce.config import CCE_DM, CCE_RM, NAT, AttackConfig, ConfigError, ModelConfig
+from cce.measurements import add_black_box, read_measurement, write_measurement
+from cce.models import Ensemble
+from cce.orders import HOLDS, REVERSED, UNCLEAR, orders
+from cce.reproduction import reproduce
+from cce.transferability import BlackBox, Transferability
 
 SUBSETS = {"S11": 0.4, "S10": 0.06, "S01": 0.04, "S00": 0.5}
 
@@ -84,7 +90,7 @@ def test_without_the_test_set_the_release_speaks(tmp_path, offline):
     assert pgd.margin == pytest.approx(100 * margin(0.46, 1000), abs=0.01)
     assert cells["table3/BIM k=250/CCE-RM2"].status == NEEDS_TEST_SET
     assert cells["table3/BIM k=250/CCE-RM2"].measured is None
-    assert cells["table3/SPSA/CCE-RM2"].status == cells["table3/Auto-Attack/CCE-RM2"].status == NO_ATTACK
+    assert cells["table3/SPSA/CCE-RM2"].status == cells["table3/Auto-Attack/CCE-RM2"].status == NEEDS_TEST_SET
     assert cells["table3/PGD k=250/CCE-RM3"].status == cells["table3/natural/ADP2"].status == NO_CHECKPOINT
     assert cells["table6/CCE-RM/S01"].measured == 4.0
     assert cells["table6/CCE-RM/nT"].measured == pytest.approx(4.0)  # 1 - .46 - .50
@@ -92,6 +98,84 @@ def test_without_the_test_set_the_release_speaks(tmp_path, offline):
     assert cells["table6/CCE-RM/T"].status == cells["table6/CCE-RM/a_1_1"].status == NEEDS_TEST_SET
     assert cells["table12a/CCE-RM/CCE-RM"].measured == 46.0
     assert cells["table12a/NAT/CCE-RM"].status == NO_CHECKPOINT
+
+
+def test_with_n_0_only_the_release_speaks_and_says_what_it_did_not_measure(tmp_path, offline):
+    cells, _ = cells_of(["table3", "table12a"], [released(metrics=METRICS)], tmp_path, n=0)
+    assert cells["table3/PGD k=250/CCE-RM2"].status == AT_RELEASE
+    assert cells["table3/BIM k=250/CCE-RM2"].status == cells["table3/SPSA/CCE-RM2"].status == NOT_AT_RELEASE
+
+
+def test_a_slow_attack_at_release_has_its_own_n_and_fits_whatever_steps_it_does_not_read(tmp_path, offline):
+    auto = {**row("autoattack", steps=7), "accuracy": 0.2, "images": 500}
+    cells, _ = cells_of(["table3"], [released(metrics={**METRICS, "attacks": [row(), auto]})], tmp_path)
+    cell = cells["table3/Auto-Attack/CCE-RM2"]
+    assert (cell.status, cell.measured, cell.n) == (AT_RELEASE, 20.0, 500)
+    assert cell.differs == ["n = 500 instead of 1,000"]
+
+
+def test_slow_attacks_are_run_only_when_asked_for(tmp_path, monkeypatch):
+    c = released()
+    bench = Bench([c], tmp_path, 2, 1, 1, 0)
+    monkeypatch.setattr(bench, "images", lambda c: (torch.rand(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)))
+    result = reproduce(paper.choose(["table3"]), bench)
+    cells = {c.id: c for item in result["items"] for c in item.cells}
+    assert cells["table3/SPSA/CCE-RM2"].status == SLOW
+    assert cells["table3/PGD k=250/CCE-RM2"].status == MEASURED
+
+
+def test_what_transfer_wrote_fills_tables_6_and_12(tmp_path, offline):
+    c = released()
+    c.folder = tmp_path
+    attack = AttackConfig("pgd", 8 / 255, 2 / 255, 20)
+    t = Transferability(2, 50, attack, (1, 1, 1), ((0.5, 0.6, 0.55), (0.7, 0.4, 0.5), (0.5, 0.5, 0.45)), SUBSETS)
+    told = {"data": "50 pictures", "device": "a machine", "n": 50}
+    write_measurement(c, "transferability", {**told, "transferability": t.to_json()})
+    nat = dataclasses.replace(c, id="natural", defense=NAT)
+    box = BlackBox(("natural", "resnet"), 50, attack, (0.9, 0.8), ((0.0, 0.74), (0.6, 0.46)))
+    add_black_box(c, {**told, "black_box": box.to_json()})
+    cells, _ = cells_of(["table6", "table12a", "table12b"], [c, nat], tmp_path, n=0)
+    found = cells["table6/CCE-RM/T"]
+    assert (found.status, found.measured, found.n) == (AT_RELEASE, pytest.approx(40.0), 50)  # .1 + .3
+    found = cells["table12a/NAT/CCE-RM"]
+    assert (found.status, found.measured, found.n) == (AT_RELEASE, 74.0, 50) and "50 pictures" in found.note
+    assert cells["table12b/NAT/CCE-RM"].status == NOT_AT_RELEASE  # epsilon 12/255
+
+
+def test_a_black_box_record_takes_the_place_of_the_one_of_the_same_attack_and_ensembles(tmp_path):
+    c = released()
+    c.folder = tmp_path
+    small, large = (AttackConfig("pgd", epsilon, 2 / 255, 20) for epsilon in (8 / 255, 12 / 255))
+    for attack, value in ((small, 0.1), (large, 0.2), (small, 0.3)):
+        box = BlackBox(("a", "b"), 5, attack, (1, 1), ((value, 1), (1, value)))
+        add_black_box(c, {"data": "x", "n": 5, "black_box": box.to_json()})
+    kept = read_measurement(c, "black-box")["records"]
+    assert [r["black_box"]["a"][0][0] for r in kept] == [0.2, 0.3]
+
+
+def result_of(row, column, printed, measured, attack, checkpoint, n=1000):
+    return Result("", row, column, printed, AT_RELEASE, measured, 2.0, checkpoint, attack, n)
+
+
+def test_orders_are_told_only_for_the_same_attack_and_beyond_the_margin():
+    item = paper.choose(["table3"])[0]
+    results = [
+        result_of("PGD", "CCE-RM2", 45.8, 40.0, "PGD k=20", "rm"),
+        result_of("PGD", "ADV-EN2", 42.8, 44.0, "PGD k=20", "en"),
+        result_of("PGD", "ADP2", 44.2, 39.0, "PGD k=20", "adp"),
+        result_of("PGD", "ADV1", 41.4, 30.0, "PGD k=50", "adv"),
+        result_of("BIM", "CCE-RM2", 45.8, 40.0, "BIM k=20", "rm"),
+    ]
+    found = {(o.first, o.second): o for o in orders([(item, results)])}
+    assert {pair: o.verdict for pair, o in found.items()} == {
+        ("CCE-RM2", "ADV-EN2"): REVERSED,  # 40 < 44, margin 2.83
+        ("ADP2", "ADV-EN2"): REVERSED,
+        ("CCE-RM2", "ADP2"): UNCLEAR,
+    }
+    assert "the order does not hold" in found["CCE-RM2", "ADV-EN2"].describe()
+    assert "within its margin of 2.8" in found["CCE-RM2", "ADP2"].describe()
+    swapped = [dataclasses.replace(r, measured=r.printed) for r in results]
+    assert {o.verdict for o in orders([(item, swapped)])} == {HOLDS, UNCLEAR}
 
 
 def test_an_auc_at_release_needs_its_adaptive_and_benign_columns(tmp_path, offline):

@@ -9,7 +9,15 @@ from torch import nn
 from cce.config import AttackConfig, ConfigError, ModelConfig
 from cce.evaluation import Outcome
 from cce.models import Ensemble
-from cce.transferability import Transferability, black_box, from_json_values, from_outcomes, transferability
+from cce.transferability import (
+    Transferability,
+    black_box,
+    black_box_from_json,
+    from_json_values,
+    from_outcomes,
+    study,
+    transferability,
+)
 
 BIM = AttackConfig("bim", 0.2, 0.2, 1)
 
@@ -121,7 +129,7 @@ def test_black_box_between_ensembles():
     assert found.names == ("left", "right", "both") and found.natural == (1, 1, 1)
     assert [row[:2] for row in found.a] == [(0, 1), (1, 0), (0, 0)]
     assert found.a[2][2] == 0
-    json.dumps(found.to_json(), allow_nan=False)
+    assert black_box_from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
 def test_figures_are_those_of_plain_attacks(trained, digits):
@@ -138,9 +146,42 @@ def test_figures_are_those_of_plain_attacks(trained, digits):
     assert from_json_values(json.loads(json.dumps(found.to_json()))) == found
 
 
+def test_the_flow_counts_every_image_once_from_where_it_was_to_where_its_example_is():
+    """Light pictures are right before and wrong after; dark ones (label 1) wrong before and after."""
+    x = torch.cat([light()[0], torch.full((2, 1, 4, 4), 0.2)])
+    found = study(ensemble(Half(LEFT), Half(RIGHT)), x, torch.ones(5, dtype=torch.long), BIM)
+    assert found.found.flow == {"S11": {"S00": 3}, "S00": {"S00": 2}}
+    assert found.found == transferability(ensemble(Half(LEFT), Half(RIGHT)), x, torch.ones(5, dtype=torch.long), BIM)
+    assert torch.allclose(found.x_adv[:3], torch.full((3, 1, 4, 4), 0.4))
+    assert found.clean.right.tolist() == [True] * 3 + [False] * 2 and not found.attacked.right.any()
+
+
+def test_progress_is_told_after_every_step_and_can_stop_the_work():
+    model, seen = ensemble(Half(LEFT), Half(RIGHT)).train(), []
+    config = AttackConfig("bim", 0.2, 0.02, 5)
+    told = transferability(model, *light(), config, progress=lambda done, total: seen.append(done / total))
+    assert seen == sorted(seen) and seen[-1] == 1 and len(seen) > 3 * 5
+    assert told == transferability(model, *light(), config)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stop
+
+    for measure in (
+        lambda: transferability(model, *light(), config, progress=stop),
+        lambda: black_box({"a": model, "b": model}, *light(), config, progress=stop),
+    ):
+        with pytest.raises(Stop):
+            measure()
+        assert model.training and all(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda m, x, y: black_box_from_json({}), "not a black-box record"),
         (lambda m, x, y: transferability(m, x[:0], y[:0], BIM), "no images"),
         (lambda m, x, y: black_box({}, x, y, BIM), "no ensembles"),
         (
@@ -161,3 +202,6 @@ def test_a_record_that_does_not_fit_its_members_is_refused():
     good = Transferability(1, 2, BIM, (1, 1), ((1, 1), (1, 1)), {"S1": 1, "S0": 0}).to_json()
     with pytest.raises(ConfigError, match="does not fit 2 members"):
         from_json_values({**good, "members": 2})
+    with pytest.raises(ConfigError, match="flow counts 3 of 2 images"):
+        from_json_values({**good, "flow": {"S1": {"S0": 3}}})
+    assert from_json_values({k: v for k, v in good.items() if k != "flow"}).flow == {}

@@ -6,27 +6,25 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from cce import checkpoints, data, figures, presets, report
 from cce.cards import percent
 from cce.checkpoints import Checkpoint
-from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint
-from cce.commands.evaluation import parse_attack
+from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.commands.evaluation import ATTACK_FORM, load_dataset, parse_attack, parse_attacks
 from cce.commands.pictures import add_picture_and_attack, attack_config, load_input
-from cce.config import AttackConfig, check
+from cce.config import check
 from cce.detection import SCORES, DetectionReport
+from cce.measurements import add_black_box, write_measurement
 from cce.models import resolve_device
 from cce.runs import write_atomically
 
-_ATTACK = "NAME[:STEPS[:EPSILON[:STEP_SIZE]]]"
 _OUT = "write the figure here, as .html (interactive, opens without network) or .png"
 
 
@@ -35,7 +33,7 @@ def add(commands: Commands) -> None:
     p = commands.add("detect", detect, "Detection: attacks, detector-aware attacks and inputs that are not attacks.")
     p.add_argument("checkpoint", help="checkpoint folder, or the name of a released ensemble")
     p.add_argument(
-        "--attacks", nargs="+", metavar=_ATTACK, help="epsilon and step size in 1/255 (default: Figures 3, 4's)"
+        "--attacks", nargs="+", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: Figures 3, 4's)"
     )
     p.add_argument("--score", choices=SCORES, default="entropy", help="what an input is judged by")
     p.add_argument("--figure", choices=("roc", "histogram", "auc"), default="roc", help="what --out shows")
@@ -48,7 +46,7 @@ def add(commands: Commands) -> None:
         "transfer", transfer, "Transferability among members, and between ensembles where several are named."
     )
     p.add_argument("checkpoints", nargs="+", help="checkpoint folders, or names of released ensembles")
-    p.add_argument("--attack", metavar=_ATTACK, help="epsilon and step size in 1/255 (default: the data set's)")
+    p.add_argument("--attack", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: the data set's)")
     p.add_argument("--n", type=int, default=200, help="number of test images, from the first")
     _add_common(p)
 
@@ -75,6 +73,7 @@ def add(commands: Commands) -> None:
         "--n", type=int, default=200, help="test images of a measurement; 0: only what was measured at release"
     )
     p.add_argument("--steps", type=int, default=20, help="no attack takes more steps; 0: the paper's own number")
+    p.add_argument("--slow", action="store_true", help="run slow attacks too (Auto-Attack, SPSA, B&B, multi-targeted)")
     p.add_argument("--adaptive", type=int, default=50, help="of the images, how many get the detector-aware attacks")
     p.add_argument("--out", type=Path, default=Path("reproduction.html"), help="the report; the JSON goes beside it")
     p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
@@ -102,11 +101,11 @@ def detect(options: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(options.checkpoint, device)
     base = presets.default_attack(checkpoint.dataset)
     texts = options.attacks
-    attacks = [parse_attack(t, base) for t in texts] if texts else figure_attacks(checkpoint)
-    dataset = _dataset(checkpoint, options.data)
+    attacks = parse_attacks(texts, base) if texts else presets.figure_attacks(checkpoint.dataset)
+    dataset = load_dataset(checkpoint, options.data)
     x, labels = _images(dataset.detection_test, options.n, "detect")
     held = dataset.calibration
-    with _bar(options) as tell:
+    with progress_bar() as tell:
         found = measure(
             checkpoint,
             x.to(device),
@@ -119,9 +118,9 @@ def detect(options: argparse.Namespace) -> int:
             seed=options.seed,
             report=tell,
         )
-    record = _record(options, checkpoint, len(x), device)
+    record = _record(options, [checkpoint], len(x), device)
     if options.write:
-        _keep(checkpoint, "detection", {**record, "report": found.to_json()})
+        write_measurement(checkpoint, "detection", {**record, "report": found.to_json()})
     rows = found.rows(options.score)
     if options.out:
         drawn = {"roc": figures.roc_curves, "histogram": figures.histogram, "auc": figures.auc_by_epsilon}
@@ -137,14 +136,6 @@ def detect(options: argparse.Namespace) -> int:
         )
         print(f"{row['kind']:9} {row['name']:58} n = {row['images']}: {said}")
     return 0
-
-
-def figure_attacks(checkpoint: Checkpoint) -> list[AttackConfig]:
-    """Figures 3 and 4's attacks: three at the usual epsilon with half the step, and PGD at several strengths."""
-    base = presets.default_attack(checkpoint.dataset)
-    fine = replace(base, step_size=base.step_size / 2)
-    by_name = [replace(fine, name=name) for name in ("pgd", "bim", "mim")]
-    return by_name + [replace(fine, epsilon=min(1.0, base.epsilon * k / 8)) for k in (1, 2, 4, 16, 24)]
 
 
 def _roc_points(found: DetectionReport) -> dict[str, Any]:
@@ -166,26 +157,30 @@ def transfer(options: argparse.Namespace) -> int:
     datasets = {c.dataset for c in made}
     check(len(datasets) == 1, f"the ensembles are of different data sets: {', '.join(sorted(datasets))}")
     check(len({c.id for c in made}) == len(made), "the same ensemble is named twice")
-    check(len(made) == 1 or not options.write, "--write keeps the figures of one ensemble; name one")
     base = presets.default_attack(made[0].dataset)
     config = parse_attack(options.attack, base) if options.attack else base
-    x, labels = _images(_dataset(made[0], options.data).detection_test, options.n, "transfer")
+    x, labels = _images(load_dataset(made[0], options.data).detection_test, options.n, "transfer")
     x, labels = x.to(device), labels.to(device)
-    with _bar(options) as tell:
+    alone = len(made) == 1
+    with progress_bar() as tell:
 
         def ticks(done: int, total: int) -> None:
             tell(config.describe(), done / total)
 
-        if len(made) == 1:
+        if alone:
             found = transferability(made[0].model, x, labels, config, seed=options.seed, progress=ticks)
             figure, square, names = figures.transfer(found), found.a, found.names
         else:
             models = {c.id: c.model for c in made}
             found = black_box(models, x, labels, config, seed=options.seed, progress=ticks)
             figure, square, names = figures.black_box(found), found.a, list(found.names)
-    record = {**_record(options, made[0], len(x), device), "transferability": found.to_json()}
-    if options.write:
-        _keep(made[0], "transferability", record)
+    told = _record(options, made, len(x), device)
+    record = {**told, "transferability": found.to_json()}
+    if options.write and alone:
+        write_measurement(made[0], "transferability", record)
+    elif options.write:
+        for c in made:
+            add_black_box(c, {**told, "black_box": found.to_json()})
     if options.out:
         report.write(figure, options.out, f"Transferability, {', '.join(c.id for c in made)}")
     if options.json:
@@ -196,7 +191,7 @@ def transfer(options: argparse.Namespace) -> int:
     print(" " * wide + "".join(f"{n:>{wide}}" for n in names))
     for name, row in zip(names, square, strict=True):
         print(f"{name:{wide}}" + "".join(f"{percent(v):>{wide}}" for v in row))
-    if len(made) == 1:
+    if alone:
         said = found.to_json()
         print(", ".join(f"{k} {percent(v)}" for k, v in said["subsets"].items()))
         print(", ".join(f"{k} {percent(said[k])}" for k in ("T", "nT", "a_single")))
@@ -239,7 +234,8 @@ def surface(options: argparse.Namespace) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     """`python -m cce reproduce`."""
     from cce import paper
-    from cce.reproduction import STATUSES, Bench
+    from cce.bench import Bench
+    from cce.cells import STATUSES
     from cce.reproduction import reproduce as measure
 
     chosen = paper.choose(options.items)
@@ -247,11 +243,12 @@ def reproduce(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     folders = _folders(options.checkpoints)
     made = [checkpoints.load(folder, device) for folder in folders]
-    bench = Bench(made, options.data, options.n, options.steps, options.adaptive, options.seed)
-    with _bar(options) as tell:
+    bench = Bench(made, options.data, options.n, options.steps, options.adaptive, options.seed, options.slow)
+    with progress_bar() as tell:
         result = measure(chosen, bench, tell)
     record = {k: result[k] for k in ("settings", "counts", "checkpoints")}
     record |= {k: [item.to_json() for item in result[k]] for k in ("items", "others")}
+    record["orders"] = [asdict(order) for order in result["orders"]]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, report.reproduction(result))
     beside = options.out.with_suffix(".json")
@@ -264,6 +261,8 @@ def reproduce(options: argparse.Namespace) -> int:
             if c.measured is not None:
                 printed = "" if c.printed is None else f"printed {c.printed}, "
                 print(f"{c.id:58} {printed}measured {c.measured} (n = {c.n}, {c.status}, {c.checkpoint})")
+    for order in result["orders"]:
+        print(order.describe())
     print(", ".join(f"{result['counts'][s]} {s}" for s in STATUSES if result["counts"][s]))
     print(f"{options.out} and {beside}")
     return 0
@@ -288,12 +287,6 @@ def _check_out(out: Path | None) -> None:
     )
 
 
-def _dataset(checkpoint: Checkpoint, root: Path | None) -> data.Dataset:
-    """The ensemble's data set, digits at the size that it takes."""
-    size = checkpoint.model.config.input_shape[1] if checkpoint.dataset == "digits" else None
-    return data.load(checkpoint.dataset, root, size)
-
-
 def _images(split: data.Split, n: int, command: str) -> tuple[Tensor, Tensor]:
     check(n >= 1, f"--n is {n}; it must be at least 1")
     if n > len(split):
@@ -302,39 +295,18 @@ def _images(split: data.Split, n: int, command: str) -> tuple[Tensor, Tensor]:
     return split.pixels(), split.labels
 
 
-def _record(options: argparse.Namespace, checkpoint: Checkpoint, n: int, device: Any) -> dict[str, Any]:
+def _record(options: argparse.Namespace, made: Sequence[Checkpoint], n: int, device: Any) -> dict[str, Any]:
     """What a measurement says of itself."""
-    said = ["python", "-m", "cce", options.command, checkpoint.id, "--n", str(n), "--seed", str(options.seed)]
+    names = [c.id for c in made]
+    said = ["python", "-m", "cce", options.command, *names, "--n", str(n), "--seed", str(options.seed)]
     for name in ("attacks", "attack"):
         value = getattr(options, name, None)
         said += [f"--{name}", *([value] if isinstance(value, str) else value)] if value else []
     return {
-        "checkpoint": checkpoint.id,
-        "data": f"the first {n} test images of {checkpoint.dataset}",
+        "checkpoint": ", ".join(names),
+        "data": f"the first {n} test images of {made[0].dataset}",
         "n": n,
         "seed": options.seed,
         "device": checkpoints.machine_name(device),
         "command": shlex.join(said),
     }
-
-
-def _keep(checkpoint: Checkpoint, name: str, record: dict[str, Any]) -> None:
-    """Write `measurements/NAME.json` into the checkpoint's folder."""
-    from cce.reproduction import MEASUREMENTS
-
-    assert checkpoint.folder is not None
-    folder = checkpoint.folder / MEASUREMENTS
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps(record, allow_nan=False) + "\n")
-
-
-@contextmanager
-def _bar(options: argparse.Namespace) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error."""
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
-
-        def tell(what: str, fraction: float) -> None:
-            bar.set_description(what, refresh=False)
-            bar.update(100 * fraction - bar.n)
-
-        yield tell

@@ -1,0 +1,52 @@
+"""Measurements: what was measured on a checkpoint when it was released, and ships in its `measurements` folder."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cce.checkpoints import Checkpoint
+from cce.config import check
+from cce.runs import write_atomically
+
+MEASUREMENTS = "measurements"
+"""Folder of a checkpoint with what `detect --write` and `transfer --write` measured."""
+
+BLACK_BOX = "black-box"
+"""Tables 12 and 13's measure: `{"records": [...]}`, one for each attack and group of ensembles."""
+
+
+def read_measurement(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
+    """What ships with a checkpoint under `measurements/NAME.json`; None where nothing does.
+
+    Raises:
+        ConfigError: a file that is damaged.
+    """
+    path = checkpoint.folder / MEASUREMENTS / f"{name}.json" if checkpoint.folder else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        check(False, f"{path} cannot be read: {error}; measure again or delete it")
+        raise
+
+
+def write_measurement(checkpoint: Checkpoint, name: str, record: dict[str, Any]) -> None:
+    """Write `measurements/NAME.json` into the checkpoint's folder."""
+    assert checkpoint.folder is not None
+    folder = checkpoint.folder / MEASUREMENTS
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{name}.json", json.dumps(record, allow_nan=False) + "\n")
+
+
+def add_black_box(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
+    """Add a black-box record, in the place of one of the same attack and ensembles."""
+
+    def key(one: dict[str, Any]) -> Any:
+        return one["black_box"]["attack"], sorted(one["black_box"]["names"])
+
+    records = (read_measurement(checkpoint, BLACK_BOX) or {}).get("records", [])
+    record = json.loads(json.dumps(record))  # as it is read back: lists for tuples
+    kept = [one for one in records if key(one) != key(record)]
+    write_measurement(checkpoint, BLACK_BOX, {"records": [*kept, record]})
