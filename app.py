@@ -12,6 +12,8 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -24,7 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="CCE Studio: attack, inspect and train collaborating ensembles.")
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")  # a string: argparse reads it, and refuses it, as it is typed
     parser.add_argument("--host", default=host, help=f"address to serve on (default {host}: this machine alone)")
     parser.add_argument("--port", type=int, default=port, help=f"port to serve on (default {port})")
     parser.add_argument(
@@ -42,6 +44,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--runs", type=Path, help="folder of the training runs (default: CCE_STUDIO_HOME/runs, else ./runs)"
     )
     parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, mps (default auto)")
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        default=os.environ.get("GRADIO_MCP_SERVER", "").lower() in ("1", "true"),
+        help="also offer the endpoints as tools for an assistant, at /gradio_api/mcp/ (needs: pip install mcp==1.30.0)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -67,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    if options.mcp and not find_spec("mcp"):
+        print("CCE Studio: --mcp needs one more package. Install it with: pip install mcp==1.30.0", file=sys.stderr)
+        return 2
+    if find_spec("spaces"):  # ZeroGPU's package must come before torch
+        import_module("spaces")
     from app.interface import build, launch_settings
     from app.services.models import Registry
     from app.services.training import Training
@@ -81,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     training.watch()
     demo = build(Studio(registry, options.data, training))
-    demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **launch_settings())
+    settings = launch_settings() | {"mcp_server": options.mcp}
+    demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)
     print(f"CCE Studio is on http://{options.host}:{options.port} (stop it with Ctrl+C)", flush=True)
     demo.block_thread()
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -62,20 +63,27 @@ def spoken(listener: F) -> F:
     """A listener whose failures are shown in our own words, never as a traceback."""
 
     @functools.wraps(listener)
-    def speaking(*args: Any, **kwargs: Any) -> Any:
-        try:
+    def speaks(*args: Any, **kwargs: Any) -> Any:
+        with speaking(getattr(listener, "__name__", "a listener")):
             return listener(*args, **kwargs)
-        except gr.Error:
-            raise
-        except OUR_ERRORS as error:
-            raise gr.Error(sentence(str(error)), print_exception=False) from error
-        except Exception as error:
-            log.exception("%s failed", getattr(listener, "__name__", "a listener"))
-            raise gr.Error(
-                "Something went wrong that should not have. The log of the Studio says what.", print_exception=False
-            ) from error
 
-    return speaking  # type: ignore[return-value]
+    return speaks  # type: ignore[return-value]
+
+
+@contextmanager
+def speaking(name: str) -> Iterator[None]:
+    """Failures inside become a `gr.Error` in our own words; `name` is for the log."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except OUR_ERRORS as error:
+        raise gr.Error(sentence(str(error)), print_exception=False) from error
+    except Exception as error:
+        log.exception("%s failed", name)
+        raise gr.Error(
+            "Something went wrong that should not have. The log of the Studio says what.", print_exception=False
+        ) from error
 
 
 def sentence(text: str) -> str:

@@ -23,7 +23,12 @@ def build(studio: Studio) -> None:
         return studio.registry.summaries()
 
     def classify(image: bytes | None, model: str) -> dict[str, Any]:
-        """What each member and the ensemble say of a picture, its entropy in nats, and whether it is flagged."""
+        """What each member and the ensemble say of a picture, its entropy in nats, and whether it is flagged.
+
+        Args:
+            image: a picture file; it is cropped and resized to what the ensemble takes.
+            model: the id of an ensemble, as `models` lists them.
+        """
         checkpoint = studio.registry.get(model)
         picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         return attacks.classify(checkpoint, picture.pixels)
@@ -39,7 +44,19 @@ def build(studio: Studio) -> None:
         target: str,
         seed: float,
     ) -> tuple[Image.Image, dict[str, Any]]:
-        """Attack a picture: the adversarial one as a lossless PNG, and what became of each member."""
+        """Attack a picture: the adversarial one as a lossless PNG, and what became of each member.
+
+        Args:
+            image: a picture file; it is cropped and resized to what the ensemble takes.
+            label: a class, its index, or auto for the clean prediction.
+            model: the id of an ensemble, as `models` lists them.
+            attack: the attack's name, pgd for one.
+            epsilon: how far each pixel may move, in 1/255.
+            step_size: how far it moves at a time, in 1/255.
+            steps: how often it moves.
+            target: ensemble, or member 1, member 2 and so on.
+            seed: of random starts.
+        """
         checkpoint = studio.registry.get(model)
         picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         config = attacks.settings(attack, epsilon, step_size, steps, target)

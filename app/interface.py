@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from app import endpoints, model_lists
+from app import analysis_endpoints, endpoints, long_work, model_lists
+from app.components import COMPUTE
 from app.figures import palette
+from app.services.zero_gpu import on_gpu
 from app.studio import Studio
-from app.tabs import attack, training
+from app.tabs import attack, detection, hub_models, paper, surface, training, transferability
 
-TABS = (attack, training)
+TABS = (attack, detection, surface, transferability, paper, training)
 """The tabs in their order; each module has a TITLE and a `build(studio)`."""
 
 _STATIC = Path(__file__).parent / "static"
@@ -41,10 +44,21 @@ def build(studio: Studio) -> gr.Blocks:
             for tab in TABS:
                 with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                     tab.build(studio)
+        hub_models.build(studio)
         endpoints.build(studio)
+        analysis_endpoints.build(studio)
         model_lists.keep_current(studio, demo)
+        long_work.stop_with_the_page(demo)
+    _lend_gpu(demo)
     demo.queue(default_concurrency_limit=4, api_open=False, max_size=64)
     return demo
+
+
+def _lend_gpu(demo: gr.Blocks) -> None:
+    """On ZeroGPU, a GPU for each listener that computes; long work has its own (`app.long_work`)."""
+    for listener in demo.fns.values():
+        if listener.concurrency_id == COMPUTE["concurrency_id"] and not inspect.isgeneratorfunction(listener.fn):
+            listener.fn = on_gpu(listener.fn)
 
 
 def launch_settings() -> dict[str, Any]:
@@ -72,11 +86,15 @@ async def _plotly(request: Request) -> FileResponse:
 
 
 def _head() -> str:
-    script = (_STATIC / "studio.js").read_text(encoding="utf-8")
-    return f'<script data-plotly="{version("plotly")}">{script}</script>'
+    return f'<script data-plotly="{version("plotly")}">{_static("js")}</script>'
 
 
 def _style() -> str:
     colours = "".join(f"--f{i + 1}:{colour};" for i, colour in enumerate(palette.MEMBERS))
-    own = (_STATIC / "studio.css").read_text(encoding="utf-8")
-    return f":root{{{colours}--f-en:{palette.ENSEMBLE};}}\n{own}"
+    return f":root{{{colours}--f-en:{palette.ENSEMBLE};}}\n{_static('css')}"
+
+
+def _static(kind: str) -> str:
+    """Our scripts or style sheets in one piece: what every tab shares (`studio`) first, then each tab's own."""
+    files = sorted(_STATIC.glob(f"*.{kind}"), key=lambda path: (path.stem != "studio", path.stem))
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)

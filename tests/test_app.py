@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "app.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, env = [sys.executable, "app.py", *arguments], os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_busy_port_is_said_plainly():
@@ -32,7 +32,7 @@ def test_a_busy_port_is_said_plainly():
 def test_help_tells_the_options():
     done = run("--help")
     assert done.returncode == 0
-    for option in ("--port", "--host", "--checkpoints", "--data", "--device"):
+    for option in ("--port", "--host", "--checkpoints", "--data", "--device", "--mcp"):
         assert option in done.stdout
 
 
@@ -49,3 +49,21 @@ def test_everything_is_written_below_the_studio_s_home(monkeypatch: pytest.Monke
     assert os.environ["CCE_DATA"] == str(tmp_path / "data")
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert module.parse([]).host == "0.0.0.0"
+
+
+def test_a_port_in_the_environment_that_is_no_number_is_refused_in_words():
+    done = run(GRADIO_SERVER_PORT="seventy")
+    assert done.returncode == 2
+    assert "invalid int value: 'seventy'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_its_package_mcp_says_how_to_get_it(tmp_path: Path):
+    hidden = "import sys, importlib.util as u; f = u.find_spec\n"
+    hidden += "u.find_spec = lambda name, *a: None if name == 'mcp' else f(name, *a)\n"
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = run("--mcp", "--port", str(port), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "pip install mcp==1.30.0" in done.stderr

@@ -1,9 +1,12 @@
 """The public endpoints, asked by gradio_client as anyone would."""
 
+import asyncio
+import base64
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,10 @@ from cce import examples
 from cce.config import AttackConfig
 from cce.data import Dataset
 from cce.pictures import to_png
+from cce.transferability import transferability
 
 ATTACK = {"model": "tiny-two", "attack": "pgd", "epsilon": 38.25, "step_size": 9.5625, "steps": 8, "seed": 3}
+CONFIG = AttackConfig("pgd", 38.25 / 255, 9.5625 / 255, 8)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def registry(tiny_checkpoints: Path) -> Registry:
 @pytest.fixture(scope="module")
 def url(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     demo = build(Studio(registry, tmp_path_factory.mktemp("data")))
-    settings = launch_settings() | {"prevent_thread_lock": True}
+    settings = launch_settings() | {"prevent_thread_lock": True, "mcp_server": find_spec("mcp") is not None}
     _, address, _ = demo.launch(server_name="127.0.0.1", server_port=None, **settings)
     yield address
     demo.close()
@@ -70,7 +75,7 @@ def test_models(client: Client):
     assert [row["id"] for row in rows] == ["tiny-three", "tiny-two"]
     assert set(rows[0]) == {
         *("id", "dataset", "architecture", "members", "defense"),
-        *("natural_accuracy", "robust_accuracy", "detection_auc", "threshold"),
+        *("natural_accuracy", "robust_accuracy", "detection_auc", "threshold", "wrong_and_unflagged", "benign_flagged"),
     }
 
 
@@ -85,8 +90,7 @@ def test_attack_gives_a_lossless_picture_with_the_same_figures_when_it_comes_bac
 ):
     path, result = client.predict(image=handle_file(picture), label="auto", **ATTACK, api_name="/attack")
     x = digits.test.pixels()[3]
-    config = AttackConfig("pgd", 38.25 / 255, 9.5625 / 255, 8)
-    wanted, said = examples.attack_picture(registry.get("tiny-two"), x, None, config, seed=3)
+    wanted, said = examples.attack_picture(registry.get("tiny-two"), x, None, CONFIG, seed=3)
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (8, 8))
         pixels = np.asarray(image.convert("L"))
@@ -147,6 +151,20 @@ def test_a_huge_picture_is_refused_from_its_header(client: Client, tmp_path: Pat
         client.predict(handle_file(path), "tiny-two", api_name="/classify")
 
 
+def test_transferability(client: Client, registry: Registry, digits: Dataset):
+    settings = {"attack": "pgd", "epsilon": 38.25, "step_size": 12.75, "steps": 3, "seed": 1}
+    answer = client.predict(model="tiny-two", count=12, **settings, api_name="/transferability")
+    test = digits.test.first(12)
+    config = AttackConfig("pgd", 38.25 / 255, 12.75 / 255, 3)
+    wanted = transferability(registry.get("tiny-two").model, test.pixels(), test.labels, config, seed=1)
+    assert {"a", "subsets", "T", "nT", "a_single", "images", "data"} <= set(answer)
+    assert answer["a"] == [list(row) for row in wanted.a] and answer["T"] == wanted.transferability
+    assert sum(answer["subsets"].values()) == pytest.approx(1) and answer["images"] == 12
+    assert sum(n for row in answer["flow"].values() for n in row.values()) == 12
+    with pytest.raises(AppError, match="The number of images is 0; it is a whole number from 1 to 2,000"):
+        client.predict(model="tiny-two", count=0, **settings, api_name="/transferability")
+
+
 def test_nobody_passes_by_the_queue(url: str):
     body = json.dumps({"data": []}).encode()
     request = urllib.request.Request(f"{url}gradio_api/run/models", body, {"Content-Type": "application/json"})
@@ -159,3 +177,29 @@ def test_plotly_comes_from_this_app(url: str):
     with urllib.request.urlopen(f"{url}studio/plotly.min.js", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/javascript")
         assert b"plotly.js" in answer.read(400)
+
+
+def test_an_assistant_finds_the_tools_and_attacks(url: str, digits: Dataset, registry: Registry):
+    mcp = pytest.importorskip("mcp", reason="the optional extra mcp is not installed")
+    from mcp.client.streamable_http import streamable_http_client
+
+    x = digits.test.pixels()[3]
+    image = "data:image/png;base64," + base64.b64encode(to_png(x)).decode()
+
+    async def ask() -> tuple[dict, str]:
+        async with streamable_http_client(f"{url}gradio_api/mcp/") as (read, write, _):
+            async with mcp.ClientSession(read, write) as session:
+                await session.initialize()
+                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+                answer = await session.call_tool("attack", {"image": image, "label": "auto", **ATTACK})
+                assert not answer.isError, answer.content
+                return tools, "".join(part.text for part in answer.content if part.type == "text")
+
+    tools, answer = asyncio.run(ask())
+    assert {"models", "classify", "attack", "runs", "run"} <= set(tools)
+    asked = tools["attack"].inputSchema
+    assert set(asked["properties"]) == {"image", "label", "seed", *ATTACK, "target"}
+    assert "in 1/255" in asked["properties"]["epsilon"]["description"]
+    _, said = examples.attack_picture(registry.get("tiny-two"), x, None, CONFIG, seed=3)
+    assert f"'subset': '{said['subset']}'" in answer and f"'succeeded': {said['succeeded']}" in answer
+    assert not {name for name in tools if "train" in name or "delete" in name or "start" in name}

@@ -101,9 +101,7 @@ def test_the_missing_operators_are_declared_and_the_import_tried_again(tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "failure", ["RuntimeError('the disk is on fire')", "RuntimeError('torchvision::else')"]
-)
+@pytest.mark.parametrize("failure", ["RuntimeError('the disk is on fire')", "RuntimeError('torchvision::else')"])
 def test_another_failure_is_not_hidden(tmp_path, failure):
     path = fake_torchvision(tmp_path, f"raise {failure}")
     done = run("from cce.torchvision_loading import import_torchvision as i; i()", path)

@@ -10,6 +10,11 @@ MEMBERS = ("#1f77c4", "#d9730d", "#0f9d76", "#5aa9dd", "#a07800", "#8a6a4f")
 ENSEMBLE = "#b5478f"
 """Colour of f_en."""
 
+SUBSETS = {"S11": "#0f9d76", "S01": "#5aa9dd", "S10": "#1f77c4", "S00": "#c25a50"}
+"""Colours of Table 1's subsets, from all members right to all wrong."""
+
+_BETWEEN = ("#5aa9dd", "#1f77c4", "#8d7cc9", "#c99a3c")
+
 NEUTRAL = "#8a8f98"
 """Lines that belong to neither."""
 
@@ -43,3 +48,17 @@ def mark(right: bool) -> str:
     '✓ right'
     """
     return f"{RIGHT_MARK} right" if right else f"{WRONG_MARK} wrong"
+
+
+def subset_colour(name: str) -> str:
+    """Colour of a subset of any number of members: by how many are right.
+
+    >>> subset_colour("S111") == SUBSETS["S11"], subset_colour("S000") == SUBSETS["S00"]
+    (True, True)
+    """
+    if name in SUBSETS:
+        return SUBSETS[name]
+    right, members = name.count("1"), len(name) - 1
+    if right in (0, members):
+        return SUBSETS["S11" if right else "S00"]
+    return _BETWEEN[right % len(_BETWEEN)]

@@ -33,7 +33,12 @@ def magnification(epsilon: float) -> int:
 
 
 def triptych(
-    x: Tensor, said: str, right: bool | None, after: tuple[Tensor, str, bool | None, float, float] | None = None
+    x: Tensor,
+    said: str,
+    right: bool | None,
+    after: tuple[Tensor, str, bool | None, float, float] | None = None,
+    waiting: str = "Press Attack",
+    key: str = "",
 ) -> str:
     """Before, perturbation and after, side by side.
 
@@ -43,36 +48,41 @@ def triptych(
         right: whether that is so; None where the label is not known.
         after: the adversarial picture, the ensemble's class of it, whether that is right, `epsilon`
             and the largest change of a pixel, both in pixel units; None before there is one.
+        key: names the attack, for the step slider.
+        waiting: stands in the place of the other two pictures while there is no `after`.
     """
-    cells = [_figure("Before", x, f"the picture before the attack; the ensemble says {said}", _said(said, right))]
+    cells = [_figure("Before", x, f"the picture before the attack; the ensemble says {said}", said_line(said, right))]
     if after is None:
-        cells += [_empty("Perturbation"), _empty("After")]
+        cells += [_empty("Perturbation", waiting), _empty("After", waiting)]
     else:
         x_adv, now, still, epsilon, linf = after
         factor = magnification(epsilon)
         shown = magnified(x, x_adv, factor)
         words = f"at most {255 * linf:.3g}/255 a pixel; grey is no change"
-        cells.append(_figure(f"Perturbation × {factor}", shown, f"the perturbation magnified {factor} times", words))
+        title = f'Perturbation × <span class="between-factor">{factor}</span>'
+        cells.append(_figure(title, shown, f"the perturbation magnified {factor} times", words, "between"))
         alt = f"the picture after the attack; the ensemble says {now}"
-        cells.append(_figure("After", x_adv, alt, _said(now, still)))
-    return f'<div class="studio-triptych">{"".join(cells)}</div>'
+        cells.append(_figure("After", x_adv, alt, said_line(now, still), "after"))
+    return f'<div class="studio-triptych" data-key="{escape(key)}">{"".join(cells)}</div>'
 
 
-def _said(name: str, right: bool | None) -> str:
+def said_line(name: str, right: bool | None) -> str:
+    """The ensemble's class under a picture, and whether it is right (None: not known)."""
     word = "" if right is None else f' <span class="{"right" if right else "wrong"}">{mark(right)}</span>'
     return f"ensemble: <b>{escape(name)}</b>{word}"
 
 
-def _figure(title: str, pixels: Tensor, alt: str, words: str) -> str:
+def _figure(title: str, pixels: Tensor, alt: str, words: str, place: str = "before") -> str:
     return (
-        f'<figure><h3>{title}</h3><img class="pixels" src="{source(to_png(pixels))}" alt="{escape(alt)}">'
-        f"<figcaption>{words}</figcaption></figure>"
+        f'<figure><h3>{title}</h3><img class="pixels {place}" src="{source(to_png(pixels))}" alt="{escape(alt)}">'
+        f'<figcaption class="{place}-caption">{words}</figcaption></figure>'
     )
 
 
-def _empty(title: str) -> str:
+def _empty(title: str, words: str) -> str:
     return (
-        f'<figure><h3>{title}</h3><div class="pixels empty">Press Attack</div><figcaption>&nbsp;</figcaption></figure>'
+        f'<figure><h3>{title}</h3><div class="pixels empty">{escape(words)}</div>'
+        "<figcaption>&nbsp;</figcaption></figure>"
     )
 
 
@@ -98,8 +108,26 @@ def fitting(crop: Image.Image, size: tuple[int, int], pixels: Tensor) -> str:
     )
 
 
-def download_link(pixels: Tensor, name: str) -> str:
-    """A link that saves a picture as a lossless PNG at its own resolution."""
-    height, width = pixels.shape[-2:]
-    text = f"Download the adversarial picture (PNG, {width} × {height})"
-    return f'<a class="studio-download" download="{escape(name)}" href="{source(to_png(pixels))}">{text}</a>'
+def downloads(x: Tensor, x_adv: Tensor, factor: int, numbers: str, name: str) -> str:
+    """Links that save the adversarial picture, the perturbation magnified `factor` times, and the numbers.
+
+    Args:
+        x: the picture before, `(C, H, W)`.
+        x_adv: the picture after.
+        factor: what the perturbation is multiplied by; the page puts another in its place when it is changed.
+        numbers: JSON.
+        name: of the files, without an ending.
+    """
+    height, width = x_adv.shape[-2:]
+    between = source(to_png(magnified(x, x_adv, factor)))
+    text = base64.b64encode(numbers.encode()).decode("ascii")
+    name = escape(name)
+    return (
+        '<p class="studio-downloads"><span>Download:</span>'
+        f'<a class="studio-download picture" download="{name}.png" href="{source(to_png(x_adv))}">'
+        f"Picture (PNG, {width} × {height})</a>"
+        f'<a class="studio-download perturbation" download="{name}-perturbation-x{factor}.png" '
+        f'data-name="{name}-perturbation-xFACTOR.png" href="{between}">Perturbation × {factor} (PNG)</a>'
+        f'<a class="studio-download numbers" download="{name}.json" href="data:application/json;base64,{text}">'
+        "Numbers (JSON)</a></p>"
+    )

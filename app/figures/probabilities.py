@@ -23,7 +23,7 @@ def figure(label: str | None, before: dict[str, Any], after: dict[str, Any] | No
         before: what `classify` says of the picture.
         after: the same of the adversarial one; None leaves its half empty.
     """
-    shown = _shown_classes(label, before, after)
+    shown = shown_classes(label, before, after)
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=(BEFORE, AFTER))
     for column, said in ((1, before), (2, after)):
         for i, (name, colour) in enumerate(voices(len(before["members"]))):
@@ -77,7 +77,7 @@ def _lay_out(fig: go.Figure, shown: list[str], label: str | None, waiting: bool)
         )
 
 
-def _shown_classes(label: str | None, before: dict[str, Any], after: dict[str, Any] | None) -> list[str]:
+def shown_classes(label: str | None, before: dict[str, Any], after: dict[str, Any] | None) -> list[str]:
     """All classes where they are few, else the likeliest ones and the true one, in the model's order."""
     names = before["classes"]
     if len(names) <= MOST_CLASSES:

@@ -10,7 +10,12 @@ from app.figures.palette import FLAG_MARK, RIGHT_MARK, WRONG_MARK, voices
 
 
 def cards(
-    subject: str, before: tuple[str, bool | None], after: tuple[str, bool | None] | None = None, outcome: str = ""
+    subject: str,
+    before: tuple[str, bool | None],
+    after: tuple[str, bool | None] | None = None,
+    outcome: str = "",
+    titles: tuple[str, str] = ("Before the attack", "After the attack"),
+    waiting: str = "Press Attack to see.",
 ) -> str:
     """Two cards, before on the left and after on the right, and what became of the ensemble.
 
@@ -19,13 +24,13 @@ def cards(
         before: the detector's sentence on the picture, and whether it is flagged (None: no detector).
         after: the same of the adversarial picture.
         outcome: a sentence on the ensemble; empty before an attack.
+        titles: of the two cards.
+        waiting: stands on the second one while there is no `after`.
     """
-    right = _card("After the attack", *after) if after else _waiting()
+    right = _card(titles[1], *after) if after else _waiting(titles[1], waiting)
     told = f'<p class="outcome">{escape(outcome)}</p>' if outcome else ""
     line = f'<p class="studio-note">{escape(subject)}</p>'
-    return (
-        f'{line}<div class="studio-cards" aria-live="polite">{_card("Before the attack", *before)}{right}</div>{told}'
-    )
+    return f'{line}<div class="studio-cards" aria-live="polite">{_card(titles[0], *before)}{right}</div>{told}'
 
 
 def _card(title: str, sentence: str, flagged: bool | None) -> str:
@@ -33,8 +38,8 @@ def _card(title: str, sentence: str, flagged: bool | None) -> str:
     return f'<div class="card {kind}"><h3>{title}</h3><p>{sign}{escape(sentence)}</p></div>'
 
 
-def _waiting() -> str:
-    return '<div class="card waiting"><h3>After the attack</h3><p>Press Attack to see.</p></div>'
+def _waiting(title: str, words: str) -> str:
+    return f'<div class="card waiting"><h3>{title}</h3><p>{escape(words)}</p></div>'
 
 
 def answers(label: str, before: dict[str, Any], after: dict[str, Any] | None, known: bool = True) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from cce import examples
 from cce.checkpoints import Checkpoint
-from cce.config import ATTACKS, AttackConfig, check, default_attack
+from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
+from cce.examples import AttackedPicture, Teller
 from cce.pictures import read_picture, to_model_input
 
 MAX_STEPS = 500
-"""Most steps of one attack here: others wait in line while it computes."""
+"""Most steps of one attack here, where the attack's usual number is not larger: others wait in line."""
+
+MAX_RESTARTS = 20
+"""Most restarts of one attack here."""
 
 AUTO = "auto"
 """The label that stands for the clean prediction."""
@@ -28,7 +33,8 @@ class Picture:
 
     `pixels` `(C, H, W)` in [0, 1] on the 1/255 grid; `label` the true class where it is known;
     `name` what it is called on screen; `dataset` where it comes from, None for an upload; `crop` the
-    part of an upload that is used, and `size` the upload's own, width and height.
+    part of an upload that is used, and `size` the upload's own, width and height. `key` is what a link
+    calls it: `test:5`, or an example's name; None for a visitor's own picture.
     """
 
     pixels: Tensor
@@ -37,6 +43,7 @@ class Picture:
     dataset: str | None = None
     crop: Image.Image | None = None
     size: tuple[int, int] | None = None
+    key: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,7 +51,9 @@ class Picture:
         return tuple(self.pixels.shape)
 
 
-def open_upload(source: bytes | Path | str, shape: tuple[int, int, int], name: str = "your picture") -> Picture:
+def open_upload(
+    source: bytes | Path | str, shape: tuple[int, int, int], name: str = "your picture", key: str | None = None
+) -> Picture:
     """An uploaded file as a model takes it: cropped about its centre and resized, or untouched if it fits.
 
     Raises:
@@ -52,17 +61,27 @@ def open_upload(source: bytes | Path | str, shape: tuple[int, int, int], name: s
     """
     image = read_picture(source)
     pixels, crop = to_model_input(image, *shape)
-    return Picture(pixels, None, name, crop=crop, size=image.size)
+    return Picture(pixels, None, name, crop=crop, size=image.size, key=key)
 
 
 def refit(picture: Picture, shape: tuple[int, int, int]) -> Picture:
     """An upload for another model's size, from the crop that was kept."""
     assert picture.crop is not None
     pixels, crop = to_model_input(picture.crop, *shape)
-    return Picture(pixels, None, picture.name, crop=crop, size=picture.size)
+    return Picture(pixels, None, picture.name, crop=crop, size=picture.size, key=picture.key)
 
 
-def settings(attack: str, epsilon: float, step_size: float, steps: float, target: str) -> AttackConfig:
+def settings(
+    attack: str,
+    epsilon: float,
+    step_size: float,
+    steps: float,
+    target: str = "ensemble",
+    norm: str = "linf",
+    objective: str = "probabilities",
+    restarts: float = 1,
+    toward: int | None = None,
+) -> AttackConfig:
     """An attack from what is typed on screen: `epsilon` and `step_size` in 1/255.
 
     Raises:
@@ -70,12 +89,72 @@ def settings(attack: str, epsilon: float, step_size: float, steps: float, target
     """
     name = str(attack).lower()
     check(name in ATTACKS, f"The attack is {attack!r}; there is {', '.join(ATTACKS)}.")
+    check(norm in NORMS, f"The norm is {norm!r}; there is {' and '.join(NORMS)}.")
+    highest = most_epsilon(norm)
     for what, value in (("Epsilon", epsilon), ("The step size", step_size)):
-        good = _is_number(value) and 0 <= value <= 255
-        check(good, f"{what} is {_typed(value)}; it is a number from 0 to 255, in 1/255.")
-    good = _is_number(steps) and steps == int(steps) and 1 <= steps <= MAX_STEPS
-    check(good, f"The number of steps is {_typed(steps)}; it is a whole number from 1 to {MAX_STEPS}.")
-    return AttackConfig(name, epsilon / 255, step_size / 255, int(steps), str(target))
+        good = is_number(value) and 0 <= value <= highest
+        check(good, f"{what} is {typed(value)}; it is a number from 0 to {highest:g}, in 1/255.")
+    most = most_steps(name)
+    good = is_number(steps) and steps == int(steps) and 1 <= steps <= most
+    check(good, f"The number of steps is {typed(steps)}; it is a whole number from 1 to {most}.")
+    good = is_number(restarts) and restarts == int(restarts) and 1 <= restarts <= MAX_RESTARTS
+    check(good, f"The number of restarts is {typed(restarts)}; it is a whole number from 1 to {MAX_RESTARTS}.")
+    return AttackConfig(
+        name,
+        epsilon / 255,
+        step_size / 255,
+        int(steps),
+        str(target),
+        norm=norm,
+        restarts=int(restarts),
+        objective=str(objective),
+        toward=toward,
+    )
+
+
+def used_settings(attack: str, **given: Any) -> AttackConfig:
+    """`settings` from controls of which an attack reads some: the rest count as left alone."""
+    info = ATTACKS.get(str(attack).lower())
+    if info is not None:
+        usual = {
+            "steps": None if info.steps is not None else 1,
+            "target": None if info.member else "ensemble",
+            "objective": None if info.objective else "probabilities",
+            "restarts": None if info.restarts else 1,
+            "norm": None if given.get("norm") in info.norms else info.norms[0],
+        }
+        given |= {key: value for key, value in usual.items() if value is not None}
+        if not info.targeted:
+            given["toward"] = None
+        if not info.step_size or info.steps is None:
+            given["step_size"] = 0
+    return settings(attack, **given)
+
+
+def most_steps(attack: str) -> int:
+    """Most steps of an attack here."""
+    return max(MAX_STEPS, ATTACKS[attack].steps or 0)
+
+
+def most_epsilon(norm: str) -> float:
+    """Largest radius of a ball here, in 1/255: all of [0, 1], or an L2 length of 5."""
+    return 255 if norm == "linf" else 255 * LARGEST_L2
+
+
+def choices() -> list[tuple[str, str]]:
+    """The attacks that can run here, as a list on screen takes them; slow ones say so."""
+    return [
+        (f"{info.title} (slow)" if info.slow else info.title, name)
+        for name, info in ATTACKS.items()
+        if not info.package or find_spec(info.package.replace("-", "_"))
+    ]
+
+
+def explain(attack: str) -> str:
+    """An attack in a line, with a warning where it takes long."""
+    info = ATTACKS[attack]
+    slow = " Slow: from some seconds to minutes. Cancel stops it." if info.slow else ""
+    return f"{info.group}. {info.summary}{slow}"
 
 
 def check_seed(seed: float) -> int:
@@ -84,19 +163,21 @@ def check_seed(seed: float) -> int:
     Raises:
         ConfigError: not a whole number from 0 to 2^32 - 1.
     """
-    good = _is_number(seed) and seed == int(seed) and 0 <= seed < 2**32
-    check(good, f"The seed is {_typed(seed)}; it is a whole number from 0 to {2**32 - 1}.")
+    good = is_number(seed) and seed == int(seed) and 0 <= seed < 2**32
+    check(good, f"The seed is {typed(seed)}; it is a whole number from 0 to {2**32 - 1}.")
     return int(seed)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
+    """What was typed, for a message."""
     if value is None:
         return "empty"
-    return f"{value:g}" if _is_number(value) else repr(value)
+    return f"{value:g}" if is_number(value) else repr(value)
 
 
 def label_index(checkpoint: Checkpoint, label: str | int | None) -> int | None:
@@ -147,11 +228,33 @@ def attack(
     Raises:
         ConfigError: a label, member or seed that is not there.
     """
+    attacked = attack_in_steps(checkpoint, pixels, label, config, seed)
+    return attacked.x_adv, attacked.result
+
+
+def attack_in_steps(
+    checkpoint: Checkpoint,
+    pixels: Tensor,
+    label: str | int | None,
+    config: AttackConfig,
+    seed: float = 0,
+    tell: Teller | None = None,
+) -> AttackedPicture:
+    """Attack one picture and keep what it passed through; see `cce.examples.attack_in_steps`. All on the CPU.
+
+    Raises:
+        ConfigError: a label, member or seed that is not there.
+    """
     index = label_index(checkpoint, label)
     check_target(checkpoint, config)
     seed = check_seed(seed)
-    x_adv, result = examples.attack_picture(checkpoint, pixels.to(_device(checkpoint)), index, config, seed)
-    return x_adv.cpu(), result
+    made = examples.attack_in_steps(checkpoint, pixels.to(_device(checkpoint)), index, config, seed, tell)
+    return replace(made, x_adv=made.x_adv.cpu(), path=made.path.cpu())
+
+
+def classify_all(checkpoint: Checkpoint, pixels: Tensor, tell: Teller | None = None) -> list[dict[str, Any]]:
+    """What an ensemble says of several pictures `(B, C, H, W)`; see `cce.examples.classify_all`."""
+    return examples.classify_all(checkpoint, pixels.to(_device(checkpoint)), tell)
 
 
 def _device(checkpoint: Checkpoint) -> Any:
@@ -173,7 +276,4 @@ def describe(config: AttackConfig) -> str:
     >>> describe(AttackConfig("fgsm"))
     'FGSM, epsilon 8/255, on the ensemble'
     """
-    if config.name != "fgsm":
-        return config.describe()
-    on = "the ensemble" if config.target == "ensemble" else config.target
-    return f"FGSM, epsilon {in_255ths(config.epsilon):g}/255, on {on}"
+    return config.describe()

@@ -44,24 +44,31 @@
     return layout;
   }
 
-  function mountFigure(element, props, watch) {
+  // `drawn(node, value, Plotly)` is called after each drawing.
+  function mountFigure(element, props, watch, drawn) {
     const node = element.querySelector(".studio-figure");
-    let Plotly = null, queued = Promise.resolve();
+    let Plotly = null, queued = Promise.resolve(), onPhone = null;
+    const narrow = () => node.offsetWidth > 0 && node.offsetWidth < 640;
     async function draw() {
       const value = props.value;
       if (!value || !value.data) return;
       Plotly ??= await loadPlotly();
       if (!node.isConnected) return;
       node.setAttribute("aria-label", value.description || "Figure");
-      const layout = themed(value.layout ?? {}, node.layout);
+      onPhone = narrow();
+      const layout = themed((onPhone && value.narrow) || value.layout || {}, node.layout);
+      if (value.narrow) node.style.height = `${layout.height}px`;
       await Plotly.react(node, structuredClone(value.data), layout,
         { responsive: false, displaylogo: false, displayModeBar: false, showSendToCloud: false });
+      drawn?.(node, value, Plotly);
     }
     const redraw = () => { queued = queued.then(draw).catch((error) => console.error(error)); };
     watch("value", redraw);
     // Size: a tab that was hidden at load has no width yet.
     new ResizeObserver(() => {
-      if (Plotly && node.offsetWidth > 0 && node.data) Plotly.Plots.resize(node);
+      if (!Plotly || node.offsetWidth === 0 || !node.data) return;
+      if (props.value?.narrow && narrow() !== onPhone) redraw();
+      else Plotly.Plots.resize(node);
     }).observe(node);
     new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     redraw();
@@ -77,6 +84,25 @@
   function settled() {
     return held === 0 ? Promise.resolve() : new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
   }
+  // A table that was unfolded stays so when its panel is filled anew.
+  const unfolded = new Set();
+  function placeOf(details) {
+    const panel = details.parentElement?.closest("[id]");
+    return panel && `${panel.id} ${[...panel.querySelectorAll("details")].indexOf(details)}`;
+  }
+  document.addEventListener("toggle", (event) => {
+    const place = event.target.matches?.("details") && event.target.isConnected && placeOf(event.target);
+    if (place) event.target.open ? unfolded.add(place) : unfolded.delete(place);
+  }, true);
+  new MutationObserver((changes) => {
+    if (!unfolded.size) return;
+    for (const change of changes) for (const node of change.addedNodes) {
+      if (!(node instanceof HTMLElement)) continue;
+      const found = node.matches("details") ? [node] : node.querySelectorAll("details");
+      for (const details of found) if (unfolded.has(placeOf(details))) details.open = true;
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   window.cceStudio = { mountFigure, loadPlotly, hold, release, settled };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, SETTLED, heading, spoken
+from app import long_work
+from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, heading, spoken
+from app.figures import side_by_side
 from app.figures.verdict import glossary
-from app.services import attacks
-from app.services.attacks import Picture, in_255ths
+from app.services import attacks, links
+from app.services.attacks import Picture
 from app.services.models import card, one_line
+from app.services.partners import EACH, SAME, one_by_one, partners, per_member
+from app.services.replay import replay, seen_by
+from app.services.work import Work
 from app.studio import Studio
-from app.tabs import attack_results, picture_picker
+from app.tabs import attack_controls, attack_link, attack_results, picture_picker
+from app.tabs.attack_controls import config_of
+from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, note, subject_key
+from app.tabs.attack_results import Done, Second
 from cce.checkpoints import Checkpoint
-from cce.config import ATTACKS, AttackConfig
+from cce.config import AttackConfig
 
 TITLE = "Attack"
 _SCROLL = "() => { if (window.innerWidth < 800) document.getElementById('attack-results').scrollIntoView(); }"
-_ONE_STEP = "FGSM takes one step of epsilon: step size and steps are not used."
-
-
-@dataclass
-class Controls:
-    """The settings of an attack, in the order in which listeners take them."""
-
-    name: gr.Radio
-    epsilon: gr.Slider
-    step_size: gr.Number
-    steps: gr.Number
-    target: gr.Dropdown
-    seed: gr.Number
-
-    @property
-    def all(self) -> list[Any]:
-        """All of them, in order."""
-        return [self.name, self.epsilon, self.step_size, self.steps, self.target, self.seed]
+_ONE_BY_ONE = (
+    "Each member is attacked alone, then the ensemble, with the settings on the left; every example is shown to all."
+)
 
 
 def build(studio: Studio) -> None:
@@ -47,6 +39,7 @@ def build(studio: Studio) -> None:
         gr.Markdown(_no_models(studio))
         return
     checkpoint = studio.registry.get(name)
+    told = gr.HTML(attack_link.note(), elem_id="link-note")
     with gr.Row(elem_classes="studio-split"):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             heading("1. Model")
@@ -54,51 +47,47 @@ def build(studio: Studio) -> None:
             heading("2. Picture")
             picker = picture_picker.build(studio, model, checkpoint)
             heading("3. Attack")
-            controls, button = _build_controls(checkpoint)
+            first = attacks.defaults(checkpoint)
+            top = attack_controls.build(checkpoint, first)
+            work = long_work.build("attack", "Attack")
+            controls = attack_controls.build_more(checkpoint, first, top)
+            beside, mode = _build_beside(studio, name)
+            link = attack_link.build()
         with gr.Column(scale=7, min_width=320, elem_id="attack-results"):
-            first = picker.picture.value
-            results = attack_results.build(attack_results.show(checkpoint, first, first.label))
+            shown = picker.picture.value
+            results = attack_results.build(attack_results.show(checkpoint, shown, shown.label))
+            heading("One member at a time", 3)
+            gr.HTML(note(_ONE_BY_ONE))
+            each = long_work.build("crossing", "Attack each member")
+            crossing = gr.HTML("", elem_id="crossing")
     with gr.Accordion("How to read this", open=False, elem_id="terms"):
         gr.HTML(glossary())
     with gr.Accordion("About this model", open=False, elem_id="about"):
         about = gr.Markdown(card(checkpoint), elem_classes="studio-card")
-    _wire(studio, model, [summary, about], picker, controls, button, results)
+    done = gr.State(None)
+    described = [summary, about]
+    parts = Parts(studio, model, described, beside, mode, picker, controls, work, results, crossing, done)
+    _wire(parts, each)
+    attack_controls.wire(studio, model, controls)
+    attack_link.wire(parts, link, told)
 
 
 def _build_model(studio: Studio, name: str, checkpoint: Checkpoint) -> tuple[gr.Dropdown, gr.HTML]:
     choices = [(entry.title, entry.id) for entry in studio.registry.entries()]
     model = gr.Dropdown(choices, value=name, label="Model", show_label=False, container=False, elem_id="model")
-    summary = gr.HTML(_note(one_line(checkpoint)), elem_id="model-summary")
+    summary = gr.HTML(note(one_line(checkpoint)), elem_id="model-summary")
     for reason in studio.registry.broken().values():
         gr.HTML(f'<p class="studio-note wrong">One ensemble cannot be used: {escape(reason)}</p>')
     return model, summary
 
 
-def _build_controls(checkpoint: Checkpoint) -> tuple[Controls, gr.Button]:
-    first = attacks.defaults(checkpoint)
-    names = [(name.upper(), name) for name in ATTACKS]
-    name = gr.Radio(names, value=first.name, label="Attack", show_label=False, container=False, elem_id="attack-name")
-    epsilon = gr.Slider(**_epsilon_settings(first), label="Epsilon, in 1/255", elem_id="epsilon")
-    button = gr.Button("Attack", variant="primary", size="lg", elem_id="attack-button")
-    with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-        with gr.Row():
-            step_size = gr.Number(in_255ths(first.step_size), label="Step size, in 1/255", min_width=120)
-            steps = gr.Number(first.steps, label="Steps", precision=0, min_width=120)
-        with gr.Row():
-            target = gr.Dropdown(attacks.targets(checkpoint), value="ensemble", label="Target", min_width=120)
-            seed = gr.Number(0, label="Seed", precision=0, info="Of PGD's random start.", min_width=120)
-    return Controls(name, epsilon, step_size, steps, target, seed), button
-
-
-def _epsilon_settings(first: AttackConfig) -> dict[str, Any]:
-    """The slider's range: small where the data set's usual epsilon is small."""
-    value = in_255ths(first.epsilon)
-    fine = value % 0.25 != 0
-    return dict(minimum=0, maximum=32 if value <= 16 else 128, step=0.05 if fine else 0.25, value=value)
-
-
-def _note(text: str) -> str:
-    return f'<p class="studio-note">{escape(text)}</p>'
+def _build_beside(studio: Studio, name: str) -> tuple[gr.Dropdown, gr.Radio]:
+    quiet = dict(show_label=False, container=False)
+    others = beside_settings(studio, name, None)
+    beside = gr.Dropdown(label="Second model", elem_id="beside-it", **quiet, **others)
+    shown = [("shown the same example", SAME), ("attacked by itself", EACH)]
+    mode = gr.Radio(shown, value=SAME, label="The second model is", elem_id="beside-mode", visible=False, **quiet)
+    return beside, mode
 
 
 def _no_models(studio: Studio) -> str:
@@ -110,58 +99,85 @@ def _no_models(studio: Studio) -> str:
     )
 
 
-def _wire(
+def attack(
     studio: Studio,
-    model: gr.Dropdown,
-    described: list[Any],
-    picker: picture_picker.PicturePicker,
-    controls: Controls,
-    button: gr.Button,
-    results: attack_results.Results,
-) -> None:
-    def described_by(name: str) -> list[Any]:
-        """Model card and the attack's defaults for another ensemble."""
-        checkpoint = studio.registry.get(name)
-        first = attacks.defaults(checkpoint)
-        settings = [gr.Slider(**_epsilon_settings(first)), in_255ths(first.step_size), first.steps]
-        target = gr.Dropdown(attacks.targets(checkpoint), value="ensemble")
-        return [_note(one_line(checkpoint)), card(checkpoint), *settings, target]
+    work: Work,
+    name: str,
+    picture: Picture,
+    label: str,
+    config: AttackConfig,
+    seed: int,
+    beside: str | None,
+    mode: str,
+) -> Done:
+    """Attack a picture, and look at every step with one ensemble or with two."""
+    checkpoint = studio.registry.get(name)
+    share = 0.5 if beside and mode == EACH else 0.9 if beside else 1.0
+    made = attacks.attack_in_steps(
+        checkpoint, picture.pixels, label, config, seed, lambda what, fraction: work.tell(what, share * fraction)
+    )
+    stops = replay(picture.pixels, made)
+    second = None
+    if beside:
+        titles = {entry.id: entry.title for entry in studio.registry.entries()}
+        other = studio.registry.get(beside)
+        benign, truth = attacks.classify(other, picture.pixels), made.result["label"]
 
-    done = gr.State(None)  # what the results on screen are an attack on
+        def rest(what: str, fraction: float) -> None:
+            work.tell(f"The other model: {what.lower()}", share + (1 - share) * fraction)
+
+        own = attacks.attack_in_steps(other, picture.pixels, truth, config, seed, rest) if mode == EACH else None
+        others = replay(picture.pixels, own) if own else seen_by(other, stops, truth, rest)
+        second = Second(titles[beside], titles[name], mode, benign, others, own)
+    setting = links.Setting(name, picture.key, label, config, seed, beside or None, mode)
+    return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second)
+
+
+def _wire(p: Parts, each: long_work.LongWork) -> None:
+    studio = p.studio
+
+    def another_model(name: str, beside: str) -> list[Any]:
+        """Model card, what fits beside it, and the attack's usual settings for another ensemble."""
+        checkpoint = studio.registry.get(name)
+        fits = [entry.id for entry in partners(studio.registry, name)]
+        kept = beside if beside in fits else None
+        settings = attack_controls.settings_of(checkpoint, attacks.defaults(checkpoint))
+        return [
+            *described_by(checkpoint),
+            gr.Dropdown(**beside_settings(studio, name, kept)),
+            gr.Radio(visible=bool(kept)),
+            *settings,
+        ]
 
     def before(name: str, picture: Picture, label: str, last: Any) -> list[Any]:
-        if last == (name, picture.name, label) and picture.dataset:  # picked again: keep the attack's results
-            return [gr.skip() for _ in results.panels] + [last]
-        return [*attack_results.show(studio.registry.get(name), picture, label), None]
+        if last == subject_key(name, picture, label) and picture.dataset:  # picked again: keep the attack's results
+            return [gr.skip() for _ in p.filled]
+        return [*attack_results.show(studio.registry.get(name), picture, label), "", None]
 
-    def attacked(name: str, picture: Picture, label: str, *typed: Any) -> list[Any]:
+    def attacked(work: Work, name: str, picture: Picture, label: str, beside: str, mode: str, *typed: Any) -> list[Any]:
+        config, seed = config_of(typed)
+        done = attack(studio, work, name, picture, label, config, seed, beside, mode)
+        shown = attack_results.show(studio.registry.get(name), picture, label, done)
+        return [*shown, gr.skip(), subject_key(name, picture, label)]
+
+    def attacked_each(
+        work: Work, name: str, picture: Picture, label: str, beside: str, mode: str, *typed: Any
+    ) -> list[Any]:
         checkpoint = studio.registry.get(name)
-        config = attacks.settings(*typed[:5])
-        x_adv, result = attacks.attack(checkpoint, picture.pixels, label, config, typed[5])
-        shown = attack_results.show(checkpoint, picture, label, (x_adv, result, config))
-        return [*shown, (name, picture.name, label)]
+        config, seed = config_of(typed)
+        config = per_member(config, checkpoint.dataset)
+        rows = one_by_one(checkpoint, picture.pixels, label, config, seed, work.tell)
+        truth = attacks.classify(checkpoint, picture.pixels)["label"] if label == attacks.AUTO else label
+        how = attacks.describe(config).rsplit(", on ", 1)[0]
+        return [side_by_side.crossing(rows, truth, f"Examples made with {how}.")]
 
-    def one_step(name: str) -> list[Any]:
-        several = name != "fgsm"
-        return [gr.Number(interactive=several), gr.Number(interactive=several, info=None if several else _ONE_STEP)]
-
-    subject = [model, picker.picture, picker.label]
-    quiet = {**PRIVATE, "show_progress": "hidden"}
-    changed = [*described, controls.epsilon, controls.step_size, controls.steps, controls.target]
-    model.input(**HOLD)
-    model.input(spoken(described_by), [model], changed, trigger_mode="multiple", **quiet).then(**RELEASE)
-    filled = [*results.panels, done]
-    picker.then(spoken(before), [*subject, done], filled, **quiet, **COMPUTE)
-    picker.label.input(**HOLD)
-    relabelled = {**quiet, **COMPUTE, "trigger_mode": "multiple"}
-    picker.label.input(spoken(before), [*subject, done], filled, **relabelled).then(**RELEASE)
-    controls.name.input(spoken(one_step), [controls.name], [controls.step_size, controls.steps], **quiet)
-    button.click(**SETTLED).then(
-        spoken(attacked),
-        [*subject, *controls.all],
-        filled,
-        show_progress="minimal",
-        show_progress_on=[results.panels[0]],
-        **PRIVATE,
-        **COMPUTE,
-    ).success(None, None, None, js=_SCROLL, **PRIVATE)
+    p.model.input(**HOLD)
+    changed = [*p.described, p.beside, p.mode, *p.controls.shown]
+    p.model.input(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
+    p.beside.input(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
+    p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **COMPUTE)
+    p.picker.label.input(**HOLD)
+    relabelled = {**QUIET, **COMPUTE, "trigger_mode": "multiple"}
+    p.picker.label.input(spoken(before), [*p.subject, p.done], p.filled, **relabelled).then(**RELEASE)
+    p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_SCROLL, **PRIVATE)
+    each.wire(attacked_each, p.setting, [p.crossing])

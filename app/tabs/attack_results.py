@@ -1,23 +1,67 @@
-"""What the Attack tab shows of a picture, before and after an attack."""
+"""What the Attack tab shows of a picture: before an attack, after it, and at every step between."""
 
 from __future__ import annotations
 
+import json
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
 
 from app.components import figure, heading
-from app.figures import entropies, pictures, probabilities, subsets, verdict
+from app.figures import entropies, pictures, probabilities, replay, side_by_side, subsets, trajectory, verdict
+from app.figures.side_by_side import Side
 from app.services import attacks, verdicts
 from app.services.attacks import Picture
+from app.services.partners import EACH
+from app.services.replay import Stop, to_bytes
 from cce.checkpoints import Checkpoint
-from cce.config import AttackConfig
-from cce.examples import subset_name
+from cce.config import AttackConfig, to_json
+from cce.examples import AttackedPicture, subset_of
 
-Attacked = tuple[Tensor, dict[str, Any], AttackConfig]
-"""The adversarial picture, what `attack_picture` says of it, and the attack."""
+_SIDES = {
+    "same": "The example made on the first is shown to both. The slider above moves both.",
+    "each": "Each is attacked by itself, with the same settings. The slider above moves both.",
+}
+_WAITING = "Press Attack, then look at each step."
+_STRIP = f"""
+<div class="studio-replay" role="group" aria-label="Step by step">
+<button type="button" class="play" aria-label="Play the attack" disabled>▶</button>
+<input type="range" min="0" max="1" value="1" step="1" aria-label="Step of the attack" disabled>
+<output>{_WAITING}</output>
+<label>Perturbation × <select aria-label="Magnification of the perturbation" disabled>
+<option value="auto" selected>auto</option>{"".join(f"<option>{n}</option>" for n in (1, 2, 4, 8, 16, 32, 64, 128))}
+</select></label></div>
+"""
+
+
+@dataclass(frozen=True)
+class Second:
+    """The other ensemble: its name and the first one's, what it is shown, and what it says.
+
+    `benign` is what `classify` says of the picture before the attack; `made` the attack on itself, where
+    each was attacked.
+    """
+
+    title: str
+    first_title: str
+    mode: str
+    benign: dict[str, Any]
+    stops: list[Stop]
+    made: AttackedPicture | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished attack, ready to be shown: `link` is the permanent link to its setting."""
+
+    made: AttackedPicture
+    config: AttackConfig
+    seed: int
+    stops: list[Stop]
+    link: str
+    second: Second | None = None
 
 
 @dataclass
@@ -32,94 +76,218 @@ def build(values: list[Any]) -> Results:
     heading("Result")
     cards = gr.HTML(values[0], elem_id="verdict")
     triptych = gr.HTML(values[1], elem_id="pictures")
-    download = gr.HTML(values[2], elem_id="download")
+    strip = gr.HTML(
+        values[2],
+        html_template=_STRIP,
+        js_on_load="window.cceStudio.mountReplay(element, props, watch);",
+        apply_default_css=False,
+        elem_id="replay",
+    )
+    download = gr.HTML(values[3], elem_id="download")
     with gr.Row(elem_classes="studio-pair"):
         with gr.Column(min_width=300):
             heading("Who says what", 3)
-            answers = gr.HTML(values[3], elem_id="answers")
+            answers = gr.HTML(values[4], elem_id="answers")
         with gr.Column(min_width=300):
             heading("Which members are right", 3)
-            table1 = gr.HTML(values[6], elem_id="subsets")
+            table1 = gr.HTML(values[5], elem_id="subsets")
+    beside = gr.HTML(values[6], elem_id="beside")
     heading("How unsure the ensemble is: its entropy", 3)
-    entropy = figure(values[4], height=entropies.HEIGHT, elem_id="entropy")
-    entropy_numbers = gr.HTML(values[5], elem_classes="studio-numbers")
+    entropy = figure(values[7], height=entropies.HEIGHT, elem_id="entropy")
+    entropy_numbers = gr.HTML(values[8], elem_classes="studio-numbers")
     heading("Probability of each class", 3)
-    legend = gr.HTML(values[10])
-    bars = figure(values[7], height=probabilities.HEIGHT, elem_id="probabilities")
-    bar_numbers = gr.HTML(values[8], elem_classes="studio-numbers")
-    limits = gr.HTML(values[9], elem_id="limits")
-    return Results(
-        [cards, triptych, download, answers, entropy, entropy_numbers, table1, bars, bar_numbers, limits, legend]
-    )
+    legend = gr.HTML(values[9])
+    bars = figure(values[10], height=probabilities.HEIGHT, elem_id="probabilities")
+    bar_numbers = gr.HTML(values[11], elem_classes="studio-numbers")
+    heading("Step by step", 3)
+    path = figure(values[12], height=trajectory.HEIGHT, elem_id="trajectory")
+    path_numbers = gr.HTML(values[13], elem_classes="studio-numbers")
+    limits = gr.HTML(values[14], elem_id="limits")
+    first = [cards, triptych, strip, download, answers, table1, beside, entropy, entropy_numbers, legend]
+    return Results([*first, bars, bar_numbers, path, path_numbers, limits])
 
 
-def show(checkpoint: Checkpoint, picture: Picture, label: str, attacked: Attacked | None = None) -> list[Any]:
+def show(checkpoint: Checkpoint, picture: Picture, label: str, done: Done | None = None) -> list[Any]:
     """What the panels show.
 
     Args:
         checkpoint: the ensemble.
         picture: the picture before the attack.
         label: the class it is judged by; `auto` stands for the ensemble's own answer.
-        attacked: what the attack made of it, None before one.
+        done: what the attack made of it, None before one.
     """
-    x_adv, result, config = attacked or (None, None, None)
-    before = result["benign"] if result else attacks.classify(checkpoint, picture.pixels)
-    after = result["adversarial"] if result else None
-    known = None if label == attacks.AUTO else label
-    judged = known or before["label"]
+    before = done.made.result["benign"] if done else attacks.classify(checkpoint, picture.pixels)
+    view = _View(checkpoint, picture, label, before, done)
+    after = done.made.result["adversarial"] if done else None
+    stops = done.stops if done else []
+    said, names = [stop.said for stop in stops], [stop.name for stop in stops]
+    html = view.html(len(stops) - 1 if done else None)
+    members = len(before["members"])
     return [
-        _cards(picture, label, before, result, config),
-        _triptych(picture, before, known, x_adv, result, config),
-        pictures.download_link(x_adv, file_name(checkpoint, config)) if result else "",
-        verdict.answers(judged, before, after, known is not None),
+        html["verdict"],
+        view.triptych(),
+        view.strip(),
+        view.downloads(),
+        html["answers"],
+        html["subsets"],
+        html["beside"],
         entropies.figure(before, after),
         entropies.numbers(before, after),
-        subsets.picture(*_subsets(before, judged, result)),
-        probabilities.figure(judged, before, after),
+        probabilities.legend(members),
+        probabilities.figure(view.judged, before, after),
         probabilities.numbers(before, after),
+        trajectory.figure(view.judged, names, said, members),
+        trajectory.numbers(view.judged, names, said, [stop.subset for stop in stops]),
         verdict.limits(verdicts.limits(checkpoint)),
-        probabilities.legend(len(before["members"])),
     ]
 
 
-def _cards(
-    picture: Picture, label: str, before: dict[str, Any], result: dict[str, Any] | None, config: AttackConfig | None
-) -> str:
-    first = (verdicts.flag(before), before["flagged"])
-    subject = verdicts.subject(picture.name, None if label == attacks.AUTO else label)
-    if result is None:
-        return verdict.cards(subject, first)
-    after = result["adversarial"]
-    second = (verdicts.flag(after), after["flagged"])
-    return verdict.cards(
-        f"{subject} {attacks.describe(config)}.", first, second, verdicts.fooled(result, label != attacks.AUTO)
-    )
+class _View:
+    """One picture with what is known of it, as HTML."""
 
+    def __init__(
+        self, checkpoint: Checkpoint, picture: Picture, label: str, before: dict[str, Any], done: Done | None
+    ) -> None:
+        self.checkpoint, self.picture, self.before, self.done = checkpoint, picture, before, done
+        self.known = None if label == attacks.AUTO else label
+        self.judged = self.known or before["label"]
+        self.key = secrets.token_hex(4)
 
-def _triptych(
-    picture: Picture,
-    before: dict[str, Any],
-    known: str | None,
-    x_adv: Tensor | None,
-    result: dict[str, Any] | None,
-    config: AttackConfig | None,
-) -> str:
-    right = None if known is None else before["label"] == known
-    if result is None or x_adv is None or config is None:
-        return pictures.triptych(picture.pixels, before["label"], right)
-    said = result["adversarial"]["label"]
-    after = (x_adv, said, None if known is None else said == known, config.epsilon, result["linf"])
-    return pictures.triptych(picture.pixels, before["label"], right, after)
+    def html(self, place: int | None) -> dict[str, str]:
+        """The panels that follow the slider, at a place of the replay; None before an attack."""
+        stop = self.done.stops[place] if self.done and place is not None else None
+        after = stop.said if stop else None
+        index = self.before["classes"].index(self.judged)
+        panels = {
+            "verdict": self._cards(stop),
+            "answers": verdict.answers(self.judged, self.before, after, self.known is not None),
+            "subsets": subsets.picture(subset_of(self.before, index), stop.subset if stop else None),
+            "beside": self._beside(place) if place is not None else "",
+        }
+        return {name: replay.swap(content) for name, content in panels.items()}
 
+    def _cards(self, stop: Stop | None) -> str:
+        first = (verdicts.flag(self.before), self.before["flagged"])
+        subject = verdicts.subject(self.picture.name, self.known)
+        if stop is None or self.done is None:
+            return verdict.cards(subject, first)
+        title = "After the attack" if stop.last else f"{stop.name[:1].upper()}{stop.name[1:]}"
+        return verdict.cards(
+            f"{subject} {attacks.describe(self.done.config)}.",
+            first,
+            (verdicts.flag(stop.said), stop.said["flagged"]),
+            self._outcome(self.before, stop.said),
+            titles=("Before the attack", title),
+        )
 
-def _subsets(before: dict[str, Any], label: str, result: dict[str, Any] | None) -> tuple[str, str | None]:
-    if result:
-        return result["benign_subset"], result["subset"]
-    place = before["classes"].index(label)
-    return subset_name([row.index(max(row)) == place for row in before["members"]]), None
+    def _outcome(self, before: dict[str, Any], after: dict[str, Any]) -> str:
+        told = {"label": self.judged, "benign": before, "adversarial": after}
+        return verdicts.fooled(told, self.known is not None)
+
+    def _beside(self, place: int) -> str:
+        """The two ensembles beside one another, at a place of the first one's replay."""
+        if self.done is None or self.done.second is None:
+            return ""
+        done, second = self.done, self.done.second
+        other = second.stops[self._same_place(place)]
+        mine = done.stops[place]
+        each = second.mode == EACH
+        sides = [
+            self._side(second.first_title, self.before, mine, each),
+            self._side(second.title, second.benign, other, each),
+        ]
+        return f"<h3>Two models, side by side</h3>{side_by_side.columns(*sides, _SIDES[second.mode])}"
+
+    def _same_place(self, place: int) -> int:
+        """Where the second replay is when the first is at `place`: both end together."""
+        assert self.done and self.done.second
+        mine, others = len(self.done.stops), len(self.done.second.stops)
+        return others - 1 if place == mine - 1 else min(place, others - 1)
+
+    def _side(self, title: str, before: dict[str, Any], stop: Stop, pictured: bool) -> Side:
+        index = before["classes"].index(self.judged)
+        return Side(
+            title,
+            verdict.answers(self.judged, before, stop.said, self.known is not None),
+            (verdicts.flag(before), before["flagged"]),
+            (verdicts.flag(stop.said), stop.said["flagged"]),
+            self._outcome(before, stop.said),
+            (subset_of(before, index), stop.subset),
+            stop.pixels.float() / 255 if pictured else None,
+        )
+
+    def triptych(self) -> str:
+        """The three pictures, of the result."""
+        right = None if self.known is None else self.before["label"] == self.known
+        if self.done is None:
+            return pictures.triptych(self.picture.pixels, self.before["label"], right)
+        made, epsilon = self.done.made, self.done.config.epsilon
+        said = made.result["adversarial"]["label"]
+        after = (made.x_adv, said, self._is_right(said), self._size(epsilon), made.result["linf"])
+        return pictures.triptych(self.picture.pixels, self.before["label"], right, after, key=self.key)
+
+    def _is_right(self, said: str) -> bool | None:
+        return None if self.known is None else said == self.known
+
+    def _size(self, epsilon: float) -> float:
+        """What the perturbation is magnified for: epsilon, or in L2 its largest pixel."""
+        assert self.done
+        return epsilon if self.done.config.norm == "linf" else self.done.made.result["linf"]
+
+    def strip(self) -> dict[str, Any]:
+        """What the step slider is given."""
+        if self.done is None:
+            return {}
+        places = []
+        for i, stop in enumerate(self.done.stops):
+            said = stop.said["label"]
+            places.append(
+                replay.Place(
+                    stop.name,
+                    stop.pixels,
+                    stop.said,
+                    pictures.said_line(said, self._is_right(said)),
+                    f"the picture, {stop.name}; the ensemble says {said}",
+                    self.html(i),
+                )
+            )
+        shown = probabilities.shown_classes(self.judged, self.before, self.done.made.result["adversarial"])
+        factor = pictures.magnification(self._size(self.done.config.epsilon))
+        return replay.value(self.key, to_bytes(self.picture.pixels), places, shown, factor, self.done.link)
+
+    def downloads(self) -> str:
+        """The links that save the result."""
+        if self.done is None:
+            return ""
+        factor = pictures.magnification(self._size(self.done.config.epsilon))
+        text = json.dumps(self.numbers(), indent=1)
+        name = file_name(self.checkpoint, self.done.config)
+        return pictures.downloads(self.picture.pixels, self.done.made.x_adv, factor, text, name)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that was computed, as JSON values; the perturbation in 1/255, `(C, H, W)`."""
+        assert self.done
+        x_adv = to_bytes(self.done.made.x_adv).int()
+        return {
+            "model": self.checkpoint.id,
+            "picture": self.picture.key or self.picture.name,
+            "link": self.done.link,
+            "attack": to_json(self.done.config),
+            "seed": self.done.seed,
+            "result": self.done.made.result,
+            "perturbation": (x_adv - to_bytes(self.picture.pixels).int()).tolist(),
+            "units": "epsilon, step_size and linf in pixels from 0 to 1; perturbation in 1/255; entropy in nats",
+        } | self._numbers_of_second()
+
+    def _numbers_of_second(self) -> dict[str, Any]:
+        second = self.done.second if self.done else None
+        if second is None:
+            return {}
+        said = {"shown": second.mode, "benign": second.benign, "adversarial": second.stops[-1].said}
+        return {"beside": {"model": second.title, **said, "subset": second.stops[-1].subset}}
 
 
 def file_name(checkpoint: Checkpoint, config: AttackConfig) -> str:
-    """What the adversarial picture is saved as."""
+    """What the downloads are saved as, without an ending."""
     epsilon = f"{attacks.in_255ths(config.epsilon):g}".replace(".", "_")
-    return f"{checkpoint.id}-{config.name}-epsilon-{epsilon}.png"
+    return f"{checkpoint.id}-{config.name}-epsilon-{epsilon}"

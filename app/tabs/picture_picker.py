@@ -43,6 +43,18 @@ class PicturePicker:
     back: gr.Button
     next_page: gr.Button
     picked: list[Any] = field(default_factory=list)
+    loaded: Any = None
+    """The event after which the shelf is that of a fresh page."""
+
+    @property
+    def shelf(self) -> list[Any]:
+        """What `stocked` fills."""
+        return [self.gallery, self.page, self.place, self.wanted, self.get, self.note]
+
+    @property
+    def choice(self) -> list[Any]:
+        """What `chosen` fills."""
+        return [self.picture, self.label, self.fitting]
 
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
         """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too."""
@@ -50,8 +62,15 @@ class PicturePicker:
             event.success(listener, inputs, outputs, **kwargs).then(**RELEASE)
 
 
-def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> PicturePicker:
-    """Lay out the picker for the ensemble that is shown first."""
+def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: str = "") -> PicturePicker:
+    """Lay out the picker for the ensemble that is shown first.
+
+    Args:
+        studio: what the whole app shares.
+        model: the dropdown of ensembles whose pictures are offered.
+        checkpoint: the one that is chosen at first.
+        prefix: begins the components' ids, where a page has several pickers.
+    """
     pictures = studio.collection(checkpoint)
     indices, _, _ = gallery.page(pictures.indices(), 0)
     first = from_gallery(pictures, indices[0])
@@ -67,11 +86,14 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> Picture
                     show_label=False,
                     container=False,
                     min_width=130,
-                    elem_id="class-filter",
+                    elem_id=f"{prefix}class-filter",
+                    elem_classes="class-filter",
                 )
-                back = gr.Button("Back", size="sm", min_width=48, elem_id="gallery-back")
-                place = gr.HTML(place_line(pictures.indices(), 0), elem_id="gallery-place")
-                next_page = gr.Button("Next", size="sm", min_width=48, elem_id="gallery-next")
+                back = gr.Button("Back", size="sm", min_width=48, elem_id=f"{prefix}gallery-back")
+                place = gr.HTML(
+                    place_line(pictures.indices(), 0), elem_id=f"{prefix}gallery-place", elem_classes="gallery-place"
+                )
+                next_page = gr.Button("Next", size="sm", min_width=48, elem_id=f"{prefix}gallery-next")
             shown = gr.Gallery(
                 thumbnails(pictures, indices),
                 show_label=False,
@@ -82,15 +104,17 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> Picture
                 allow_preview=False,
                 buttons=[],
                 format="png",
-                elem_id="gallery",
+                elem_id=f"{prefix}gallery",
                 elem_classes="studio-gallery pixelated",
             )
             with gr.Row(elem_classes="studio-pages"):
-                note = gr.HTML(note_line(pictures), elem_id="gallery-note")
+                note = gr.HTML(note_line(pictures), elem_id=f"{prefix}gallery-note", elem_classes="gallery-note")
                 missing = pictures.missing_megabytes is not None
-                get = gr.Button(get_words(pictures), visible=missing, size="sm", min_width=48, elem_id="get-test-set")
-        with gr.Tab("Upload", id="upload-tab"):
-            upload = gr.File(label="Drop a picture here", type="binary", height=130, elem_id="upload")
+                get = gr.Button(
+                    get_words(pictures), visible=missing, size="sm", min_width=48, elem_id=f"{prefix}get-test-set"
+                )
+        with gr.Tab("Upload", id="upload"):
+            upload = gr.File(label="Drop a picture here", type="binary", height=130, elem_id=f"{prefix}upload")
             gr.HTML('<p class="studio-note">Or try one of these:</p>')
             sample = gr.Gallery(
                 [(str(path), name) for name, path in gallery.examples()],
@@ -100,11 +124,11 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> Picture
                 height="auto",
                 allow_preview=False,
                 buttons=[],
-                elem_id="samples",
+                elem_id=f"{prefix}samples",
                 elem_classes="studio-gallery",
             )
-            fit = gr.HTML("", elem_id="fitting")
-    label = gr.Dropdown(**label_settings(first, checkpoint), label="Label", elem_id="label")
+            fit = gr.HTML("", elem_id=f"{prefix}fitting")
+    label = gr.Dropdown(**label_settings(first, checkpoint), label="Label", elem_id=f"{prefix}label")
     picker = PicturePicker(
         studio, model, picture, label, shown, wanted, page, place, note, get, upload, sample, fit, back, next_page
     )
@@ -117,7 +141,8 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint) -> Picture
 
 def from_gallery(pictures: Collection, index: int) -> Picture:
     """A picture of the gallery, with its true class."""
-    return Picture(pictures.pixels(index), pictures.label(index), pictures.name(index), pictures.dataset)
+    key = f"test:{pictures.split.start + index}"
+    return Picture(pictures.pixels(index), pictures.label(index), pictures.name(index), pictures.dataset, key=key)
 
 
 def thumbnails(pictures: Collection, indices: list[int]) -> list[tuple[Any, str]]:
@@ -166,96 +191,93 @@ def label_settings(picture: Picture, checkpoint: Checkpoint) -> dict[str, Any]:
     )
 
 
+def turned(pictures: Collection, wanted: str, number: int) -> list[Any]:
+    """Another page of the gallery: its pictures, where one is, and that in words."""
+    known = wanted in pictures.classes
+    indices = pictures.indices(pictures.classes.index(wanted) if known else None)
+    shown, number, _ = gallery.page(indices, number)
+    state = {"number": number, "indices": shown}
+    return [gr.Gallery(thumbnails(pictures, shown), selected_index=None), state, place_line(indices, number)]
+
+
+def stocked(pictures: Collection, number: int = 0) -> list[Any]:
+    """The whole shelf anew: another data set, or more pictures of this one; fills `PicturePicker.shelf`."""
+    missing = pictures.missing_megabytes is not None
+    return [
+        *turned(pictures, ALL, number),
+        gr.Dropdown(class_choices(pictures), value=ALL),
+        gr.Button(get_words(pictures), visible=missing),
+        note_line(pictures),
+    ]
+
+
+def chosen(picture: Picture, checkpoint: Checkpoint) -> list[Any]:
+    """A picture that was chosen; fills `PicturePicker.choice`."""
+    shown = fitting(picture.crop, picture.size, picture.pixels) if picture.crop is not None else ""
+    return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), shown]
+
+
 # What happens
 
 
 def _wire(p: PicturePicker, at_start: int) -> None:
-    studio, shelf = p.studio, [p.gallery, p.page, p.place]
-    choice = [p.picture, p.label, p.fitting]
+    studio, shown, choice = p.studio, [p.gallery, p.page, p.place], p.choice
 
     def turn(model: str, wanted: str, page: dict[str, Any], by: int) -> list[Any]:
-        pictures = studio.collection(studio.registry.get(model))
-        known = wanted in pictures.classes
-        indices = pictures.indices(pictures.classes.index(wanted) if known else None)
-        shown, number, _ = gallery.page(indices, page["number"] + by)
-        state = {"number": number, "indices": shown}
-        return [
-            gr.Gallery(thumbnails(pictures, shown), selected_index=None),
-            state,
-            place_line(indices, number),
-        ]
+        return turned(studio.collection(studio.registry.get(model)), wanted, page["number"] + by)
 
     def filtered(model: str, wanted: str) -> list[Any]:
         return turn(model, wanted, {"number": 0}, 0)
 
-    def stocked(model: str) -> list[Any]:
-        """The whole shelf anew: another data set, or more pictures of this one."""
-        pictures = studio.collection(studio.registry.get(model))
-        missing = pictures.missing_megabytes is not None
-        choices = gr.Dropdown(class_choices(pictures), value=ALL)
-        return [
-            *turn(model, ALL, {"number": 0}, 0),
-            choices,
-            gr.Button(get_words(pictures), visible=missing),
-            note_line(pictures),
-        ]
-
     def pick(model: str, page: dict[str, Any], event: gr.SelectData) -> list[Any]:
         checkpoint = studio.registry.get(model)
-        picture = from_gallery(studio.collection(checkpoint), page["indices"][event.index])
-        return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), ""]
-
-    def taken(model: str, picture: Picture) -> list[Any]:
-        checkpoint = studio.registry.get(model)
-        shown = fitting(picture.crop, picture.size, picture.pixels)
-        return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), shown]
+        return chosen(from_gallery(studio.collection(checkpoint), page["indices"][event.index]), checkpoint)
 
     def uploaded(model: str, content: bytes | None) -> list[Any]:
-        shape = studio.registry.get(model).model.config.input_shape
-        return [*taken(model, open_upload(content or b"", shape)), None]
+        checkpoint = studio.registry.get(model)
+        return [*chosen(open_upload(content or b"", checkpoint.model.config.input_shape), checkpoint), None]
 
     def tried(model: str, event: gr.SelectData) -> list[Any]:
         name, path = gallery.examples()[event.index]
-        shape = studio.registry.get(model).model.config.input_shape
-        return taken(model, open_upload(path, shape, name))
+        checkpoint = studio.registry.get(model)
+        return chosen(open_upload(path, checkpoint.model.config.input_shape, name, key=name), checkpoint)
 
     def kept(model: str, picture: Picture) -> list[Any]:
         """The picture under another ensemble: the same where it fits, else the first of its gallery."""
         checkpoint = studio.registry.get(model)
         shape = checkpoint.model.config.input_shape
         if picture.crop is not None:
-            return taken(model, refit(picture, shape))
+            return chosen(refit(picture, shape), checkpoint)
         if picture.dataset == checkpoint.dataset and picture.shape == shape:
-            return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), ""]
-        first = from_gallery(studio.collection(checkpoint), 0)
-        return [first, gr.Dropdown(**label_settings(first, checkpoint)), ""]
+            return chosen(picture, checkpoint)
+        return chosen(from_gallery(studio.collection(checkpoint), 0), checkpoint)
+
+    def restock(model: str) -> list[Any]:
+        return stocked(studio.collection(studio.registry.get(model)))
 
     def fetch(model: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         dataset = studio.registry.get(model).dataset
         gallery.download(dataset, studio.data_root, lambda fraction, text: progress(fraction, desc=text))
-        return stocked(model)
+        return restock(model)
 
     def revisited(model: str) -> list[Any]:
         """On a page load: what another visit has downloaded since the Studio started."""
         now = studio.collection(studio.registry.get(model))
-        return [gr.skip()] * len(shelf_and_filter) if len(now.split) == at_start else stocked(model)
+        return [gr.skip()] * len(p.shelf) if len(now.split) == at_start else stocked(now)
 
     quiet = {**PRIVATE, "show_progress": "hidden"}
     every = {**quiet, "trigger_mode": "multiple"}  # a second pick while the first is under way counts
-    shelf_and_filter = [*shelf, p.wanted, p.get, p.note]
-    p.wanted.input(spoken(filtered), [p.model, p.wanted], shelf, **quiet)
+    p.wanted.input(spoken(filtered), [p.model, p.wanted], shown, **quiet)
     for button, by in ((p.back, -1), (p.next_page, 1)):
-        listener = spoken(_turned(turn, by))
-        button.click(listener, [p.model, p.wanted, p.page], shelf, **quiet)
-    p.get.click(
-        spoken(fetch), [p.model], shelf_and_filter, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery]
-    )
-    Context.root_block.load(spoken(revisited), [p.model], shelf_and_filter, **quiet)
+        listener = spoken(_bound(turn, by))
+        button.click(listener, [p.model, p.wanted, p.page], shown, **quiet)
+    p.get.click(spoken(fetch), [p.model], p.shelf, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery])
+    p.loaded = Context.root_block.load(spoken(revisited), [p.model], p.shelf, **quiet)
     for trigger in (p.gallery.select, p.upload.upload, p.sample.select, p.model.input):
         trigger(**HOLD)
     sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **every)
     sent.failure(lambda: None, None, [p.upload], **quiet)  # ready for another file
-    restocked = p.model.input(spoken(stocked), [p.model], shelf_and_filter, **every)
+    restocked = p.model.input(spoken(restock), [p.model], p.shelf, **every)
     restocked.failure(**RELEASE)
     p.picked = [
         p.gallery.select(spoken(pick), [p.model, p.page], choice, **every),
@@ -267,8 +289,8 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         event.failure(**RELEASE)
 
 
-def _turned(turn: Callable[..., list[Any]], by: int) -> Callable[..., list[Any]]:
-    def turned(model: str, wanted: str, page: dict[str, Any]) -> list[Any]:
+def _bound(turn: Callable[..., list[Any]], by: int) -> Callable[..., list[Any]]:
+    def bound(model: str, wanted: str, page: dict[str, Any]) -> list[Any]:
         return turn(model, wanted, page, by)
 
-    return turned
+    return bound

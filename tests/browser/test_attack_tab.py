@@ -1,6 +1,7 @@
 """The Attack tab in a browser: pick, attack, see it flagged, download, upload again, see it flagged again."""
 
 import io
+import json
 import re
 import zlib
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from app.services import attacks, gallery
 from app.services.models import Registry
@@ -48,14 +49,34 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Caught:
     raise AssertionError("no ensemble in detection mode flags an attack on a picture that ships")
 
 
+def choose(page: Page, name: str, title: str | re.Pattern[str]) -> None:
+    page.locator(f"#{name} input").click()
+    page.get_by_role("option", name=title, exact=True).first.click()
+
+
 def choose_model(page: Page, title: str) -> None:
-    page.locator("#model input").click()
-    page.get_by_role("option", name=title).click()
+    choose(page, "model", title)
+
+
+def steps_field(page: Page) -> Locator:
+    return page.locator("#more-settings").get_by_label("Steps", exact=True)
+
+
+def slide(page: Page, keys: str, times: int = 1) -> None:
+    for _ in range(times):
+        page.locator("#replay input[type=range]").press(keys)
 
 
 def attack(page: Page) -> None:
-    page.locator("#attack-button").click()
-    expect(page.locator("#download a")).to_be_visible()
+    page.locator("#attack-go").click()
+    expect(page.locator("#download a.picture")).to_be_visible()
+
+
+def attack_again(page: Page) -> None:
+    """Another attack while the results of one are on screen."""
+    key = page.locator("#pictures [data-key]").get_attribute("data-key")
+    page.locator("#attack-go").click()
+    expect(page.locator(f"#pictures [data-key]:not([data-key='{key}'])")).to_have_count(1)
 
 
 def flagged(result: dict) -> str:
@@ -81,7 +102,7 @@ def test_pick_attack_download_and_upload_again(open_page: Callable[..., Page], c
     expect(page.locator("#pictures img")).to_have_count(3)
 
     with page.expect_download() as download:
-        page.locator("#download a").click()
+        page.locator("#download a.picture").click()
     saved = tmp_path / download.value.suggested_filename
     download.value.save_as(saved)
     with Image.open(saved) as mine, Image.open(io.BytesIO(caught.png)) as theirs:
@@ -100,9 +121,11 @@ def test_one_press_shows_everything_and_settings_count(open_page: Callable[..., 
     expect(page.locator("#pictures img")).to_have_count(1)
     attack(page)
     expect(page.locator("#pictures img")).to_have_count(3)
-    page.locator("#attack-name").get_by_label("FGSM").check()
     page.get_by_role("button", name="More settings").click()
-    expect(page.get_by_label("Steps", exact=True)).to_be_disabled()
+    expect(steps_field(page)).to_be_visible()
+    choose(page, "attack-name", "FGSM")
+    expect(page.locator("#attack-explanation")).to_contain_text("One step of epsilon")
+    expect(steps_field(page)).to_have_count(0)
     attack(page)
     expect(page.locator("#verdict")).to_contain_text("FGSM, epsilon")
     figure = page.locator("#probabilities .studio-figure")
@@ -154,9 +177,15 @@ def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
     attack(page)
     page.get_by_role("button", name="About this model").click()
     page.get_by_role("button", name="How to read this").click()
-    page.locator("summary").nth(1).click()
+    for summary in page.locator("#attack-results summary").all():
+        summary.click()
+    choose(page, "beside-it", re.compile("^Beside it: CIFAR-10"))
+    page.locator("#crossing-go").click()
+    expect(page.locator("#crossing table")).to_be_visible()
+    attack_again(page)
+    expect(page.locator("#beside section")).to_have_count(2)
     expect(page.locator("#about table").first).to_be_visible()
-    expect(page.locator(".studio-numbers table").last).to_be_visible()
+    expect(page.locator("#attack-results .studio-numbers table").last).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -164,8 +193,8 @@ def test_the_keyboard_reaches_picture_and_button(open_page: Callable[..., Page])
     page = open_page()
     page.locator("#gallery button.thumbnail-item").nth(1).press("Enter")
     expect(page.locator("#gallery button.thumbnail-item").nth(1)).to_have_class(re.compile(r"\bselected\b"))
-    page.locator("#attack-button").press("Enter")
-    expect(page.locator("#download a")).to_be_visible()
+    page.locator("#attack-go").press("Enter")
+    expect(page.locator("#download a.picture")).to_be_visible()
 
 
 def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., Page], caught: Caught):
@@ -178,11 +207,138 @@ def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., 
             const pictures = document.querySelectorAll("#gallery button.thumbnail-item");
             pictures[3].click();
             pictures[5].click();
-            const button = document.querySelector("#attack-button");
+            const button = document.querySelector("#attack-go");
             (button.matches("button") ? button : button.querySelector("button")).click();
         }"""
     )
-    expect(page.locator("#download a")).to_be_visible()
+    expect(page.locator("#download a.picture")).to_be_visible()
     expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first + 5},")
     page.wait_for_timeout(500)  # nothing late clears it
-    expect(page.locator("#download a")).to_be_visible()
+    expect(page.locator("#download a.picture")).to_be_visible()
+
+
+def test_the_slider_replays_the_attack_without_the_server(open_page: Callable[..., Page], tmp_path: Path):
+    page = open_page()
+    attack(page)
+    said, card = page.locator("#replay output"), page.locator("#verdict .card").nth(1)
+    after, between = page.locator("#pictures img.after"), page.locator("#pictures img.between")
+    expect(said).to_have_text("the result, after 20 steps")
+    shown, outcome = after.get_attribute("src"), card.inner_text()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+
+    slide(page, "Home")
+    expect(said).to_have_text("before the attack")
+    expect(card.locator("h3")).to_have_text("Before the attack")
+    assert after.get_attribute("src") != shown
+    expect(page.locator("#subsets")).to_contain_text("before and after the attack")
+    slide(page, "ArrowRight", 3)
+    expect(said).to_have_text("step 2 of 20")
+    expect(card.locator("h3")).to_have_text("Step 2 of 20")
+    line = "() => document.querySelector('#trajectory .studio-figure').layout.shapes[0].x0"
+    page.wait_for_function(f"{line.removeprefix('() => ')} === 3")
+    page.locator("#replay select").select_option("64")
+    expect(page.locator("#pictures .between-factor")).to_have_text("64")
+    many = between.get_attribute("src")
+    page.locator("#replay select").select_option("1")
+    assert between.get_attribute("src") != many
+
+    page.locator("#replay button").click()
+    expect(said).to_have_text("the result, after 20 steps")
+    assert card.inner_text() == outcome
+    assert not [url for url in asked if "join" in url], "the slider asked the server"
+    for kind, ending in (("perturbation", "-perturbation-x1.png"), ("numbers", ".json")):
+        with page.expect_download() as download:
+            page.locator(f"#download a.{kind}").click()
+        assert download.value.suggested_filename.endswith(ending)
+        download.value.save_as(tmp_path / kind)
+    numbers = json.loads((tmp_path / "numbers").read_text())
+    assert numbers["attack"]["steps"] == 20 and len(numbers["result"]["trajectory"]) == 21
+    with Image.open(tmp_path / "perturbation") as picture:
+        assert picture.format == "PNG" and picture.size == (32, 32)
+
+
+def test_an_unfolded_table_stays_so_under_the_next_attack(open_page: Callable[..., Page]):
+    page = open_page()
+    attack(page)
+    numbers = page.locator("#attack-results details").nth(1)
+    numbers.locator("summary").click()
+    expect(numbers).to_have_attribute("open", "")
+    attack_again(page)
+    expect(page.locator("#attack-results details").nth(1)).to_have_attribute("open", "")
+    expect(page.locator("#attack-results details").first).not_to_have_attribute("open", "")
+
+
+def start_long_attack(page: Page) -> None:
+    page.get_by_role("button", name="More settings").click()
+    steps_field(page).fill("500")
+    page.get_by_label("Restarts").fill("20")
+    page.locator("#attack-go").click()
+    expect(page.locator("#attack-progress .bar i")).to_be_visible()
+
+
+def test_cancel_frees_the_processor(open_page: Callable[..., Page]):
+    page = open_page()
+    start_long_attack(page)
+    expect(page.locator("#attack-progress")).to_contain_text(re.compile(r"Attacking: \d+ %"))
+    page.locator("#attack-cancel").click()
+    expect(page.locator("#attack-progress")).to_contain_text("Cancelled after")
+    expect(page.locator("#verdict .card").nth(1)).to_contain_text("Press Attack to see")
+    expect(page.locator("#attack-cancel")).to_be_disabled()
+    steps_field(page).fill("3")
+    page.get_by_label("Restarts").fill("1")
+    attack(page)
+    expect(page.locator("#verdict")).to_contain_text("PGD k=3,")
+
+
+def test_a_reload_in_the_middle_of_work_ends_it_and_the_page_works(open_page: Callable[..., Page]):
+    page = open_page()
+    start_long_attack(page)
+    page.reload()
+    page.wait_for_selector("#probabilities .main-svg")
+    expect(page.locator("#attack-progress .bar i")).to_have_count(0)
+    attack(page)  # it would wait minutes behind the other one
+    expect(page.locator("#verdict")).to_contain_text("PGD k=20")
+
+
+def test_a_link_opens_the_setting_and_shows_its_result(open_page: Callable[..., Page]):
+    query = "?model=digits-cce-rm&image=test:1460&attack=mim&epsilon=20&step=4&steps=7&target=member 2&seed=3"
+    page = open_page(query=f"{query}&beside=digits-cce-dm&show=each")
+    expect(page.locator("#verdict")).to_contain_text("Test picture 1460, true class")
+    expect(page.locator("#verdict")).to_contain_text("MIM k=7, epsilon 20/255, step 4/255, on member 2")
+    expect(page.locator("#beside section")).to_have_count(2)
+    expect(page.locator("#beside img")).to_have_count(2)
+    assert page.locator("#model input").input_value().startswith("Digits, CCE-RM")
+    assert page.locator("#gallery-place").inner_text().startswith("21 to 40")
+    page.locator("#copy-link").click()
+    expect(page.locator("#link input")).to_have_value(
+        re.compile("^http.*model=digits-cce-rm&image=test:1460&attack=mim")
+    )
+    link = page.locator("#link input").input_value()
+    shown = page.locator("#answers").inner_text()
+    assert page.url == link  # the address is the link
+    page.goto(link)
+    expect(page.locator("#beside section")).to_have_count(2)
+    assert page.locator("#answers").inner_text() == shown
+
+
+def test_a_link_with_bad_values_is_told_and_the_page_is_as_usual(open_page: Callable[..., Page]):
+    page = open_page(query="?model=nobody&image=test:99999999&attack=magic&epsilon=900")
+    note = page.locator("#link-note")
+    for words in ("no model 'nobody'", "no picture 'test:99999999'", "no attack 'magic'", "Epsilon is 900"):
+        expect(note).to_contain_text(words)
+    expect(page.locator("#download a")).to_have_count(0)
+    attack(page)
+    expect(page.locator("#verdict")).to_contain_text("PGD k=20, epsilon 8/255")
+
+
+def test_each_member_is_attacked_and_its_example_shown_to_the_others(open_page: Callable[..., Page]):
+    page = open_page()
+    page.locator("#crossing-go").click()
+    rows = page.locator("#crossing tbody tr")
+    expect(rows).to_have_count(3)
+    for row, name in zip(rows.all(), ("f1", "f2", "the ensemble"), strict=True):
+        assert f"made on {name}" in row.inner_text()
+        expect(row.locator("img")).to_be_visible()
+    page.locator("#gallery button.thumbnail-item").nth(2).click()
+    expect(page.locator("#crossing table")).to_have_count(0)

@@ -1,0 +1,180 @@
+"""Detection on the page: where a picture stands, the histograms with their threshold, ROC, AUC, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from app.figures import entropies
+from app.figures.palette import NEUTRAL
+from app.figures.panels import on_screen
+from cce import figures
+from cce.detection import KINDS, DetectionReport
+from cce.report import detection_value
+
+HISTOGRAM_HEIGHT = 560
+ROC_HEIGHT = 330
+TITLES = {"attack": "An attack", "adaptive": "The attacker knows", "benign": "Just noise"}
+"""The three columns, always in this order."""
+
+_BARS = 24
+
+
+def standing(before: dict[str, Any], after: dict[str, Any] | None, clean: Sequence[float], called: str) -> dict:
+    """The picture's entropy before and after, with the histogram of clean pictures behind it.
+
+    Args:
+        before: what `classify` says of the picture.
+        after: the same of the changed one, None where nothing was done.
+        clean: entropies of clean pictures, nats.
+        called: what these are called.
+    """
+    value = entropies.figure(before, after)
+    low, high = value["layout"]["xaxis"]["range"]
+    bottom, top = value["layout"]["yaxis"]["range"]
+    counts, edges = np.histogram(np.asarray(clean), np.linspace(0, high, _BARS + 1))
+    bars = {
+        "type": "bar",
+        "name": called,
+        "x": ((edges[:-1] + edges[1:]) / 2).tolist(),
+        "y": (counts / max(1, counts.max()) * (top - bottom) * 0.9).tolist(),
+        "base": bottom,
+        "width": float(edges[1] - edges[0]),
+        "marker": {"color": NEUTRAL, "opacity": 0.35},
+        "customdata": counts.tolist(),
+        "hovertemplate": "%{customdata} of " + escape(called) + "<extra></extra>",
+    }
+    value["data"] = [bars, *value["data"]]
+    value["description"] += f" Behind it the histogram of {called}."
+    return value
+
+
+def chosen(report: DetectionReport, names: dict[str, str | None]) -> DetectionReport:
+    """The report with one sample of each kind: the named one, or the first where there is no such name."""
+    picked = []
+    for kind in KINDS:
+        of_kind = [s for k, s in report.samples() if k == kind]
+        picked.append(next((s for s in of_kind if s.name == names.get(kind)), of_kind[0]))
+    attack, adaptive, benign = picked
+    return replace(report, attacks=(attack,), adaptive=(adaptive,), benign=(benign,))
+
+
+def board(report: DetectionReport, names: dict[str, str | None], threshold: float, own: bool, key: str) -> dict:
+    """Figure 2 with what the page needs to move its threshold by itself: every score and who is right.
+
+    Args:
+        report: with a threshold for its entropies.
+        names: which sample of each kind is shown.
+        threshold: in nats, where the line begins.
+        own: whether it is the model's, not one made from these very pictures.
+        key: the report's; a threshold that was dragged stays until it changes.
+    """
+    shown = chosen(report, names)
+    figure = figures.histogram(shown, columns=1, panel_height=150)
+    fills = {"fill": "tozeroy", "hoveron": "points"}
+    figure["data"] = [t | fills for t in figure["data"] if t["name"] != "threshold"]
+    everything = [("clean", report.clean), *report.samples()]
+    samples = [
+        {
+            "kind": kind,
+            "name": s.name,
+            "right": "".join("01"[int(r)] for r in s.right),
+            "values": [round(x, 5) for x in s.scores["entropy"].tolist()],
+            "shown": kind == "clean" or any(s.name == t.name for _, t in shown.samples()),
+        }
+        for kind, s in everything
+    ]
+    for note, (kind, s) in zip(figure["layout"]["annotations"], shown.samples(), strict=True):
+        note["text"] = f"{TITLES[kind]}: {s.name}"
+    value = on_screen(figure, None, _said(shown, threshold), key)
+    value["layout"]["margin"] = value["layout"]["margin"] | {"t": 44}
+    value["layout"]["height"] += 14
+    highest = 1.02 * max(float(s.scores["entropy"].max()) for _, s in everything)
+    for axis in ("xaxis", "xaxis2", "xaxis3"):
+        value["layout"][axis] |= {"range": [0, highest]} | ({} if axis == "xaxis" else {"matches": "x"})
+    return value | {
+        "samples": samples,
+        "threshold": threshold,
+        "own": own,
+        "cards": _cards(shown),
+        "table": table(report),
+        "key": key,
+    }
+
+
+def _said(shown: DetectionReport, threshold: float) -> str:
+    rows = shown.rows()
+    words = [f"{rows[0]['name']} {detection_value('flagged', rows[0]['flagged'])}"]
+    words += [f"{TITLES[r['kind']]}, {r['name']}: {detection_value('flagged', r['flagged'])}" for r in rows[1:]]
+    return f"Histograms of the entropy. Flagged above {threshold:.2f} nats: {'; '.join(words)}."
+
+
+def _cards(shown: DetectionReport) -> str:
+    """A card for clean pictures and one for each kind; the page fills in the rates."""
+    rows = shown.rows()
+    cards = [_card(rows[0], "Clean pictures", "flagged: false positives")]
+    for row in rows[1:]:
+        benign = row["kind"] == "benign"
+        cards.append(_card(row, TITLES[row["kind"]], "flagged, though nobody attacks" if benign else "flagged: caught"))
+    return f'<div class="studio-rates" aria-live="polite">{"".join(cards)}</div>'
+
+
+def _card(row: dict[str, Any], title: str, meaning: str) -> str:
+    name = "" if row["kind"] == "clean" else f"<p>{escape(row['name'])}</p>"
+    missed = '<p><b data-rate="missed"></b> wrong and not flagged</p>'
+    return (
+        f'<div class="rate {row["kind"]}" data-sample="{escape(row["name"])}"><h4>{escape(title)}</h4>{name}'
+        f'<p class="big"><b data-rate="flagged"></b> {meaning}</p>{missed}<p>n = {row["images"]:,}</p></div>'
+    )
+
+
+def table(report: DetectionReport) -> str:
+    """Every sample with its colour in the figures; the page fills in what depends on the threshold."""
+    rows = report.rows()
+    colours = {s.name: colour for kind in KINDS for _, s, colour in figures.of_kind(report, kind)}
+    numbers = {s.name: i + 1 for i, (_, s) in enumerate(s for s in report.samples() if s[0] != "attack")}
+    head = ("", "n", "accuracy", "AUC", "AUC, where the attack won", "flagged", "wrong and not flagged")
+    body = []
+    last = None
+    for row in rows:
+        if row["kind"] not in (last, "clean"):
+            body.append(f'<tr class="kind"><th colspan="7" scope="colgroup">{TITLES[row["kind"]]}</th></tr>')
+        last = row["kind"]
+        body.append(_row(row, colours.get(row["name"], figures.NEUTRAL), numbers.get(row["name"])))
+    cells = "".join(f'<th scope="col">{h}</th>' for h in head)
+    return (
+        f'<div class="studio-scroll" tabindex="0" role="region" aria-label="Detection in numbers">'
+        f'<table class="studio-table"><thead><tr>{cells}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def _row(row: dict[str, Any], colour: str, number: int | None) -> str:
+    name = escape(row["name"] if row["kind"] != "clean" else "clean pictures")
+    name = f"{number}. {name}" if number else name
+    values = [str(row["images"]), detection_value("accuracy", row["accuracy"])]
+    values += [detection_value(k, row.get(k)) or "–" for k in ("auc", "auc_successful")]
+    cells = "".join(f"<td>{v}</td>" for v in values)
+    return (
+        f'<tr data-sample="{escape(row["name"])}"><th scope="row"><i class="swatch" style="background:{colour}"></i>'
+        f'{name}</th>{cells}<td data-rate="flagged"></td><td data-rate="missed"></td></tr>'
+    )
+
+
+def roc(report: DetectionReport, key: str) -> dict[str, Any]:
+    """Figure 3 for the page: the ROC of every sample, a panel for each kind."""
+    areas = [f"{r['name']} {detection_value('auc', r['auc'])}" for r in report.rows()[1:]]
+    words = f"ROC curves of the entropy. Area under each: {'; '.join(areas)}."
+    return on_screen(figures.roc_curves(report), figures.roc_curves(report, columns=1), words, key)
+
+
+def auc(report: DetectionReport, key: str) -> dict[str, Any]:
+    """Figure 4 for the page: AUC of PGD by epsilon, and of the other two kinds."""
+    figure = figures.auc_by_epsilon(report)
+    points = next(t for t in figure["data"] if t["type"] == "scatter")
+    said = ", ".join(f"{a:.3f} at {e:g}/255" for e, a in zip(points["x"], points["y"], strict=True))
+    words = f"AUC of PGD by epsilon: {said}." if said else "AUC of each sample; PGD was not run."
+    return on_screen(figure, figures.auc_by_epsilon(report, columns=1), words, key)

@@ -1,0 +1,78 @@
+"""The Paper tab: Eq. 5 to play with, the printed tables beside our measurements, and where each figure can be seen."""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+from gradio.context import Context
+
+from app.components import PRIVATE, heading, spoken
+from app.figures import method, paper_tables
+from app.services import paper as service
+from app.studio import Studio
+
+TITLE = "Paper"
+_GO = """
+element.addEventListener('click', (event) => {
+  const wanted = event.target.closest('[data-tab]')?.dataset.tab;
+  if (!wanted) return;
+  // On a narrow page the last tabs are in a menu, as plain buttons.
+  for (const tab of document.querySelectorAll('button[role=tab], .overflow-dropdown button'))
+    if (tab.textContent.trim() === wanted) { tab.click(); window.scrollTo(0, 0); return; }
+});
+"""
+_HEAD = (
+    "Printed numbers are those of Bui et al., AAAI 2021 (arXiv 2009.09612). They stand beside ours for comparison, not "
+    "as the truth to be matched. Ours were measured when the ensembles were released; nothing is computed here, and "
+    "where there is no number there is the reason."
+)
+_READING = '<p class="studio-note">Reading what ships with the ensembles ...</p>'
+
+
+def build(studio: Studio) -> None:
+    """Lay out the tab; its tables are read when it is opened."""
+    tab = Context.block
+    with gr.Tabs(elem_id="paper-parts"):
+        with gr.Tab("Method", id="paper-method"):
+            heading("Eq. 5: what a member learns from the others' examples")
+            gr.HTML(method.page(), js_on_load="window.cceMethod.mount(element);", elem_id="method")
+        with gr.Tab("Tables", id="paper-tables"):
+            heading("Printed and measured")
+            gr.HTML(f'<p class="studio-note">{_HEAD}</p>')
+            tables = gr.HTML(_READING, elem_id="tables")
+        with gr.Tab("Figures", id="paper-figures"):
+            heading("The paper's figures")
+            gr.HTML(paper_tables.figure_list(), js_on_load=_GO, elem_id="figure-list")
+            heading("What the detection figures do not say", 3)
+            detection = gr.HTML(_READING, elem_id="detection-figures")
+
+    def read_paper() -> list[str]:
+        page = service.page(studio)
+        return [_tables(page), _detection(page)]
+
+    tab.select(spoken(read_paper), None, [tables, detection], show_progress="hidden", **PRIVATE)
+
+
+def _tables(page: service.Page) -> str:
+    used = ", ".join(page.ensembles) or "none"
+    damaged = f" Not readable: {escape(', '.join(page.damaged))}." if page.damaged else ""
+    shown = "".join(paper_tables.item(item, results, service.counts(results)) for item, results in page.tables)
+    return (
+        f'<p class="studio-note">Ensembles: {escape(used)}.{damaged}</p><h3>Does the printed order hold?</h3>'
+        f"{paper_tables.order_list(page.orders)}<h3>Tables</h3>{shown}"
+    )
+
+
+def _detection(page: service.Page) -> str:
+    lines = paper_tables.limits(page.detection)
+    said = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    none = "No ensemble in detection mode has been measured under an attacker who knows of the detector."
+    head = f'<ul class="studio-lines">{said}</ul>' if said else f'<p class="studio-note">{none}</p>'
+    why = (
+        "Figures 2 to 4 show how well the examples of attacks that ignore the detector are told from clean pictures. "
+        "The paper does not test an attacker who knows of it. The same ensembles under both:"
+    )
+    rows = "".join(paper_tables.detection(name, found) for name, found in page.detection.items())
+    curves = f"<h4>Figures 3 and 4, point by point</h4>{paper_tables.curves(page.curves)}"
+    return f'<p class="studio-note">{why}</p>{head}{curves}{rows}'

@@ -1,0 +1,187 @@
+"""Attacks against torchattacks, foolbox and the Auto-Attack package: same ensemble, images and budget.
+
+`python -m benchmarks.attacks`. Ratios: `attacks.pgd_vs_torchattacks`, `attacks.pgd_vs_foolbox` (PGD with 20 steps,
+an image counts as lost as soon as a step fools it, float32 verdicts on both sides) and
+`attacks.autoattack_vs_package` (the standard version). Ours is timed as `python -m cce evaluate` runs it,
+verdicts included; of the peers, the attack and one float32 verdict on its result. What their steps did is looked
+at in a second run that is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import foolbox
+import torch
+import torchattacks
+from torch import Tensor
+
+from benchmarks.reporting import Timing, arguments, report, side_by_side
+from cce import checkpoints, data
+from cce.attacks import attack
+from cce.checkpoints import Checkpoint
+from cce.config import AttackConfig, check, default_attack
+from cce.evaluation import measure
+from cce.fooling import WatchedEnsemble
+from cce.models import Ensemble, SearchCopy, evaluating, fast_dtype
+from cce.outcomes import outcome
+
+ENSEMBLE = "cifar10-resnet20-cce-rm"
+Peer = Callable[[Ensemble, Tensor, Tensor], Tensor]  # model, x, labels -> examples
+
+
+def main(arguments_given: list[str] | None = None) -> int:
+    """Measure, print, and write what `--json` asks for."""
+    p = arguments(__doc__ or "")
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p.add_argument("--checkpoint", default=ENSEMBLE, help=f"a released ensemble on CIFAR-10 (default: {ENSEMBLE})")
+    p.add_argument("--n", type=int, default=200, help="images for PGD (default: 200)")
+    p.add_argument("--autoattack-n", type=int, default=12, help="images for Auto-Attack; 0: leave it out (default: 12)")
+    p.add_argument("--rounds", type=int, default=1, help="measured rounds of PGD after an unmeasured one (default: 1)")
+    p.add_argument("--made", action="store_true", help="bundled pictures even where the data set is there")
+    options = p.parse_args(arguments_given)
+    check(options.n >= 1 and options.autoattack_n >= 0, "--n must be at least 1, --autoattack-n at least 0")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folders = {f.name: f for f in checkpoints.released()}
+    check(options.checkpoint in folders, f"there is no {options.checkpoint!r}; released are {', '.join(folders)}")
+    checkpoint = checkpoints.load(folders[options.checkpoint])
+    x, labels, source = pictures(checkpoint.dataset, max(options.n, options.autoattack_n), options.made)
+    ratios, rows = pgd(checkpoint, x[: options.n], labels[: options.n], options)
+    if options.autoattack_n:
+        n = options.autoattack_n
+        more, again = auto_attack(checkpoint, x[:n], labels[:n], options)
+        ratios, rows = ratios | more, rows + again
+    print(f"{checkpoint.id}; images: {source}; seconds on the {options.clock} clock")
+    report(ratios, [{**row, "pictures": source} for row in rows], options.json)
+    return 0
+
+
+def pictures(dataset: str, n: int, made: bool) -> tuple[Tensor, Tensor, str]:
+    """`n` images with labels, and where they are from: the test set where it is there, else the bundled ones, moved."""
+    if dataset != "digits" and not made:
+        try:
+            split = data.load_test(dataset).first(n)
+            return split.pixels(), split.labels, f"first {len(split)} of the test set"
+        except data.DataError:
+            pass
+    split = data.samples(dataset)
+    x, labels = split.pixels(), split.labels
+    copies = -(-n // len(x))
+    moved = [torch.roll(x if k % 2 == 0 else x.flip(-1), (k // 2, -(k // 2)), (-2, -1)) for k in range(copies)]
+    found = torch.cat(moved)[:n]
+    return found, labels.repeat(copies)[:n], f"{len(x)} bundled, mirrored and moved to {n}"
+
+
+def pgd(
+    checkpoint: Checkpoint, x: Tensor, labels: Tensor, options: argparse.Namespace
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """PGD, ours and the peers', in turn."""
+    config, model = default_attack(checkpoint.dataset), checkpoint.model
+    settings = {"seed": options.seed, "search_dtype": fast_dtype(x.device)}
+    peers: dict[str, Peer] = {"torchattacks": _torchattacks(config), "foolbox": _foolbox(config)}
+    found: dict[str, Any] = {}
+
+    def ours(success: str) -> None:
+        found[success] = measure(checkpoint, x, labels, [config], success=success, **settings).found[0]
+
+    def theirs(name: str) -> None:
+        torch.manual_seed(options.seed)
+        with evaluating(model):
+            found[name] = outcome(model, peers[name](model, x, labels).detach(), labels)
+
+    works = {"cce": lambda: ours("any"), "cce, to the end": lambda: ours("last")}
+    works |= {name: lambda name=name: theirs(name) for name in peers}
+    timings = side_by_side(works, rounds=options.rounds, seconds=120)
+    rows = []
+    for name, key in (("cce", "any"), ("cce, to the end", "last")):
+        any_step = (~found[key].fooled).float().mean().item()
+        last = found[key].outcome.accuracy if key == "last" else None
+        rows.append(_row(name, config, len(x), timings[name], options, any_step, last))
+    for name, peer in peers.items():
+        any_step = 1 - fooled_by_peer(peer, model, x, labels, config, options.seed).float().mean().item()
+        rows.append(_row(name, config, len(x), timings[name], options, any_step, found[name].accuracy))
+    fast = timings["cce"].seconds(options.clock)
+    return {f"attacks.pgd_vs_{name}": timings[name].seconds(options.clock) / fast for name in peers}, rows
+
+
+def fooled_by_peer(peer: Peer, model: Ensemble, x: Tensor, labels: Tensor, config: AttackConfig, seed: int) -> Tensor:
+    """Whom a peer fools at any step, `(B,)`: the model it is given notes what it is asked about."""
+    wrong = ~outcome(model, x, labels).right
+    watched = WatchedEnsemble(model, model, x, labels, config, fooled=wrong)
+    torch.manual_seed(seed)
+    with evaluating(model), evaluating(watched):
+        examples = peer(watched, x, labels).detach()
+    return watched.fooled | ~outcome(model, examples, labels).right
+
+
+def _torchattacks(config: AttackConfig) -> Peer:
+    shape = {"eps": config.epsilon, "alpha": config.step_size, "steps": config.steps}
+    return lambda model, x, labels: torchattacks.PGD(model, random_start=True, **shape)(x, labels)
+
+
+def _foolbox(config: AttackConfig) -> Peer:
+    def run(model: Ensemble, x: Tensor, labels: Tensor) -> Tensor:
+        peer = foolbox.attacks.LinfPGD(abs_stepsize=config.step_size, steps=config.steps, random_start=True)
+        return peer(foolbox.PyTorchModel(model, bounds=(0, 1)), x, labels, epsilons=config.epsilon)[1]
+
+    return run
+
+
+def auto_attack(
+    checkpoint: Checkpoint, x: Tensor, labels: Tensor, options: argparse.Namespace
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The standard version of Auto-Attack, ours and the authors' package; once each, since it takes long."""
+    from pyautoattack import AutoAttack
+
+    model, config = checkpoint.model, default_attack(checkpoint.dataset, "autoattack")
+    search = SearchCopy(model, fast_dtype(x.device)).model
+
+    def ours() -> Tensor:
+        return attack(search, x, labels, config, judge=model, seed=options.seed)
+
+    def package() -> Tensor:
+        with evaluating(model):
+            peer = AutoAttack(model, norm="Linf", eps=config.epsilon, seed=options.seed, version="standard")
+            return peer.run_standard_evaluation(x, labels, batch_size=len(x))
+
+    timings, right = {}, {}
+    for name, work in (("cce", ours), ("pyautoattack", package)):
+        wall, cpu = time.perf_counter(), time.process_time()
+        right[name] = outcome(model, work().detach(), labels).right
+        spent = time.perf_counter() - wall
+        timings[name] = Timing(spent, spent, time.process_time() - cpu, 1)
+    same = (right["cce"] == right["pyautoattack"]).float().mean().item()
+    rows = []
+    for name, timing in timings.items():
+        accuracy = right[name].float().mean().item()
+        rows.append({**_row(name, config, len(x), timing, options, accuracy, accuracy), "same verdicts": same})
+    ratio = timings["pyautoattack"].seconds(options.clock) / timings["cce"].seconds(options.clock)
+    return {"attacks.autoattack_vs_package": ratio}, rows
+
+
+def _row(
+    name: str,
+    config: AttackConfig,
+    n: int,
+    timing: Timing,
+    options: argparse.Namespace,
+    any_step: float,
+    last: float | None,
+) -> dict[str, Any]:
+    """A line of the table; accuracies in percent."""
+    return {
+        "library": name,
+        "attack": config.describe().removesuffix(", on the ensemble"),
+        "images": n,
+        "seconds": timing.seconds(options.clock),
+        "robust % at any step": 100 * any_step,
+        "robust % at the last": None if last is None else 100 * last,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""Many at once, and for long: `python -m benchmarks.load`.
+
+Ten users press Attack together: how long each waits, the highest place in line that one was told, and how long the
+page takes meanwhile. Then the Studio's memory after 50 and after 500 attacks.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradio_client import Client, handle_file
+
+from benchmarks import reporting, serving
+from cce import data
+from cce.pictures import to_png
+
+EARLY, MOST_GROWTH = 50, 1.15
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and report."""
+    parser = reporting.arguments(__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=10, help="how many attack at once")
+    parser.add_argument("--each", type=int, default=3, help="attacks of each of them, one after the other")
+    parser.add_argument("--attacks", type=int, default=500, help="attacks after which memory is measured again")
+    parser.add_argument("--model", default="digits-cce-dm", help="the ensemble that is attacked")
+    options = parser.parse_args(arguments)
+    with serving.studio(options.threads) as served, tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        shape = data.samples(options.model.split("-")[0])
+        picture.write_bytes(to_png(shape.pixels()[0]))
+        given = {"image": handle_file(picture), "label": "auto", "model": options.model, "steps": 20}
+        rows = [together(served.url, given, options.users, options.each)]
+        done = options.users * options.each
+        rows += memory(served, given, done, options.attacks)
+    reporting.report({}, rows, options.json)
+    return 0
+
+
+def together(url: str, given: dict[str, Any], users: int, each: int) -> dict[str, Any]:
+    """All at once: a row with what they met."""
+    seconds: list[float] = []
+    places: list[int] = []
+    failed: list[str] = []
+    everyone = threading.Barrier(users)
+
+    def user() -> None:
+        client = Client(url, verbose=False)
+        everyone.wait()
+        for _ in range(each):
+            begun = time.perf_counter()
+            job = client.submit(**given | {"image": dict(given["image"])}, api_name="/attack")
+            while not job.done():
+                rank = job.status().rank
+                if rank is not None:
+                    places.append(rank + 1)
+                time.sleep(0.02)
+            if job.exception():
+                failed.append(repr(job.exception()))
+            else:
+                seconds.append(time.perf_counter() - begun)
+
+    threads = [threading.Thread(target=user) for _ in range(users)]
+    for thread in threads:
+        thread.start()
+    page = 0.0  # seconds
+    while any(thread.is_alive() for thread in threads):
+        begun = time.perf_counter()
+        with urllib.request.urlopen(url, timeout=120) as answer:
+            answer.read()
+        page = max(page, time.perf_counter() - begun)
+        time.sleep(0.25)
+    for words in failed:
+        print(f"an attack failed: {words}", file=sys.stderr, flush=True)
+    return {
+        "what": f"{users} users at once",
+        "attacks": len(seconds),
+        "failed": len(failed),
+        "longest wait, s": max(seconds, default=None),
+        "farthest place in line": max(places, default=None),
+        "slowest page, s": page,
+    }
+
+
+def memory(served: serving.Served, given: dict[str, Any], done: int, last: int) -> list[dict[str, Any]]:
+    """Resident memory after 50 and after `last` attacks, and how much it grew."""
+    client = Client(served.url, verbose=False)
+    held = {}
+    begun = time.perf_counter()
+    for number in range(done + 1, last + 1):
+        client.predict(**given, seed=number, api_name="/attack")
+        if number in (EARLY, last):
+            held[number] = served.resident()
+            print(f"after {number} attacks: {held[number]:.0f} MB", file=sys.stderr, flush=True)
+    rate = (time.perf_counter() - begun) / max(1, last - done)
+    rows = [{"what": f"memory after {number} attacks", "MB": megabytes} for number, megabytes in held.items()]
+    if EARLY in held and last in held:
+        growth = held[last] / held[EARLY]
+        rows.append({"what": "growth", "ratio": growth, "at most": MOST_GROWTH, "s an attack": rate})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

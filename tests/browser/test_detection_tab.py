@@ -1,0 +1,89 @@
+"""The Detection tab in a browser: a picture is judged, many are measured, the threshold is dragged, Cancel frees."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def open_tab(page: Page, name: str) -> None:
+    """A tab by its name, from the overflow menu where the window is narrow."""
+    tab = page.get_by_role("tab", name=name, exact=True).first
+    if tab.is_visible():
+        tab.click()
+    else:
+        page.locator(".overflow-menu > button").first.click()
+        page.locator(".overflow-dropdown button", has_text=name).first.click()
+
+
+def choose(page: Page, where: str, title: str) -> None:
+    page.locator(f"{where} input").click()
+    page.get_by_role("option", name=title).click()
+
+
+def on_digits(page: Page) -> None:
+    open_tab(page, "Detection")
+    expect(page.locator("#detection-verdict .card").first).to_be_visible()
+    choose(page, "#detection-model", "Digits, CCE-DM")
+    expect(page.locator("#detection-verdict")).to_contain_text("true class 0")
+
+
+def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
+    page = open_page()
+    on_digits(page)
+    page.locator("#detection-change").get_by_label("Just noise").check()
+    expect(page.locator("#detection-verdict")).to_contain_text("Nobody attacked.")
+    expect(page.locator("#detection-evidence")).to_contain_text("clean test pictures")
+
+    page.locator("#detection-count input").fill("30")
+    page.locator("#detection-aware input").fill("2")
+    page.locator("#detection-go").click()
+    expect(page.locator("#detection-source")).to_contain_text("Measured here on the first 30 Digits test pictures")
+    expect(page.locator("#detection-board .main-svg").first).to_be_visible()
+    rates = page.locator("#detection-board .rate")
+    expect(rates).to_have_count(4)
+    expect(rates.nth(2)).to_contain_text("The attacker knows")
+
+    handle, words = page.locator(".studio-threshold"), page.locator(".threshold-words")
+    expect(words).to_contain_text("the model's own threshold")
+    page.mouse.move(0, 0)
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, max(60, box["y"] + 30)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(page.locator("#detection-board").bounding_box()["x"] + 60, y, steps=4)
+    page.mouse.up()
+    expect(words).to_contain_text("dragged here")
+    assert float(rates.first.locator("[data-rate=flagged]").inner_text().split()[0]) > 20
+    page.locator(".threshold-reset").click()
+    expect(words).to_contain_text("the model's own threshold")
+    handle.focus()
+    handle.press("End")
+    expect(rates.nth(1).locator("[data-rate=flagged]")).to_have_text("0.0 %")
+
+    page.reload()
+    page.wait_for_selector("#probabilities .main-svg")
+    on_digits(page)
+    expect(page.locator("#detection-source")).to_contain_text("Measured here on the first 30")
+
+
+def test_cancel_ends_it_and_what_was_there_stays(open_page: Callable[..., Page]):
+    page = open_page()
+    on_digits(page)
+    page.locator("#detection-count input").fill("360")
+    page.locator("#detection-aware input").fill("200")
+    page.locator("#detection-go").click()
+    expect(page.locator("#detection-progress [role=progressbar]")).to_be_visible()
+    page.locator("#detection-cancel").click()
+    expect(page.locator("#detection-progress")).to_contain_text("Cancelled after")
+    expect(page.locator("#detection-go")).to_be_enabled()
+
+
+def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
+    page = open_page(width=390, height=844, color_scheme="dark")
+    open_tab(page, "Detection")
+    expect(page.locator("#detection-verdict .card").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,95 @@
+"""The Paper tab in a browser: Eq. 5 moves with its sliders as the library computes it, and the tables are read."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app.services.method import push
+from cce.config import CCE_DM, CCE_RM
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def choose_tab(page: Page, name: str) -> None:
+    """Open a tab; on a narrow page the last ones are in a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.count():
+        page.get_by_role("button", name="More tabs").first.click()
+        tab = page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True)
+    tab.click()
+
+
+def open_tab(page: Page) -> None:
+    choose_tab(page, "Paper")
+    expect(page.locator("#method")).to_be_visible()
+
+
+def part(page: Page, name: str) -> str:
+    return page.locator(f"#method [data-part={name}]").inner_text().replace("−", "-")
+
+
+def test_the_script_says_what_the_library_s_loss_says(open_page: Callable[..., Page]):
+    page = open_page()
+    open_tab(page)
+    for defense in (CCE_RM, CCE_DM):
+        page.get_by_role("radio", name=defense.name).check()
+        for f_y, share in ((0.05, 0.8), (0.5, 0.8), (0.9, 0.3), (0.3, 1.0)):
+            for name, value in (("fy", f_y), ("share", share)):
+                page.locator(f"#method [data-part={name}]").evaluate(
+                    "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', { bubbles: true })); }", str(value)
+                )
+            wanted = push(f_y, defense, share) if share < 1 else push(f_y, defense, 1 - 1e-9)
+            for name, number in (
+                ("C", wanted.cross_entropy),
+                ("H", wanted.entropy),
+                ("promoting", wanted.promoting),
+                ("demoting", wanted.demoting),
+                ("total", wanted.total),
+                ("descent", wanted.descent[0]),
+            ):
+                assert float(part(page, name)) == pytest.approx(number, abs=6e-4), (defense.name, f_y, share, name)
+            raises = "raises f_y" if wanted.descent[0] > 0 else "lowers f_y"
+            assert raises in part(page, "verdict")
+
+
+def test_the_slider_moves_with_the_keyboard_and_without_a_button(open_page: Callable[..., Page]):
+    page = open_page()
+    open_tab(page)
+    slider = page.get_by_role("slider", name=re.compile("probability of the true class"))
+    before = part(page, "w-words")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert part(page, "w-words") != before and part(page, "fy-value") == "0.31"
+
+
+def test_the_tables_show_printed_and_measured_and_the_figures_lead_to_their_tabs(open_page: Callable[..., Page]):
+    page = open_page()
+    open_tab(page)
+    page.get_by_role("tab", name="Tables", exact=True).click()
+    table3 = page.locator("#paper-table3")
+    expect(table3).to_contain_text("45.8")
+    expect(table3).to_contain_text("measured at release")
+    expect(table3).to_contain_text("no checkpoint")
+    expect(page.locator("#tables .studio-paper")).to_have_count(14)
+    page.get_by_role("tab", name="Figures", exact=True).click()
+    expect(page.locator("#detection-figures")).to_contain_text("wrong and unflagged")
+    page.locator("#figure-list").get_by_role("button", name="Detection").first.click()
+    expect(page.get_by_role("tab", name="Detection")).to_have_attribute("aria-selected", "true")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Page], scheme: str):
+    page = open_page(390, 844, scheme)
+    open_tab(page)
+    for name in ("Method", "Tables", "Figures"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        if name == "Tables":
+            expect(page.locator("#paper-table3")).to_be_visible()
+        page.wait_for_timeout(500)  # fonts and the row of tabs settle
+        wide = "() => [...document.querySelectorAll('body *')].filter(x => !x.closest('.studio-scroll, svg')"
+        wide += " && x.getBoundingClientRect().right > innerWidth + 1)"
+        wide += ".map(x => `${x.tagName}#${x.id}.${x.className}`).slice(-6)"
+        over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert over <= 0, (name, page.evaluate(wide))

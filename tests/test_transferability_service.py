@@ -1,0 +1,155 @@
+"""The Transferability tab's service and drawings, without a page."""
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.figures import flow, matrix, metrics, subset_pictures
+from app.services import transferability as service
+from app.services.models import Registry
+from app.services.work import CancelledWork, Work
+from app.studio import Studio
+from cce import data
+from cce.config import AttackConfig, ConfigError
+from cce.measurements import write_measurement
+from cce.transferability import transferability
+
+PGD = AttackConfig("pgd", 0.15, 0.05, 3)
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(Registry([tiny_checkpoints], "cpu"), tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def found(studio: Studio) -> service.Found:
+    return service.measure(studio, "tiny-two", 24, PGD, seed=2)
+
+
+def test_it_is_the_library_s_measurement_on_the_pictures_that_are_here(studio: Studio, found: service.Found):
+    test = data.load("digits", size=8).test.first(24)
+    model = studio.registry.get("tiny-two").model
+    assert found.table == transferability(model, test.pixels(), test.labels, PGD, seed=2)
+    assert torch.equal(found.images, test.images) and found.x_adv.dtype == torch.uint8
+    assert (found.x_adv.int() - found.images.int()).abs().max() <= round(0.15 * 255) + 1
+    assert "first 24 Digits test pictures, n = 24. So few images" in found.source
+    answer = json.loads(json.dumps(service.endpoint(found)))
+    assert set(answer) >= {"a", "names", "subsets", "flow", "T", "nT", "a_single", "images", "data"}
+    assert answer["attack"]["epsilon"] == 38.25 and len(answer["a"]) == 3
+
+
+def test_the_pictures_of_a_way_are_those_the_flow_counts(found: service.Found):
+    assert sum(map(len, (found.before, found.after))) == 48
+    for before, row in found.table.flow.items():
+        for after, count in row.items():
+            assert len(found.places(before, after)) == count
+        assert len(found.places(before, None)) == sum(row.values())
+    assert found.places(None, None) == list(range(24))
+
+
+def test_more_than_there_are_is_all_there_are(studio: Studio):
+    made = service.measure(studio, "tiny-two", 2000, AttackConfig("fgsm", 0.1))
+    assert made.table.images == 360
+
+
+def test_cancel_stops_it_within_a_second(studio: Studio):
+    work, ended = Work(), []
+
+    def measure():
+        try:
+            service.measure(studio, "tiny-three", 360, AttackConfig("pgd", 0.1, 0.01, 500), work=work)
+        except CancelledWork:
+            ended.append(time.monotonic())
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    while work.fraction == 0 and thread.is_alive():
+        time.sleep(0.01)
+    asked = time.monotonic()
+    work.cancel()
+    thread.join(30)
+    assert ended and ended[0] - asked < 1
+
+
+def test_released_figures_come_with_where_they_are_from(studio: Studio, found: service.Found, tmp_path: Path):
+    checkpoint = studio.registry.get("tiny-two")
+    assert service.released(checkpoint) is None
+    record = {"data": "the first 24 test images of digits", "n": 24, "transferability": found.table.to_json()}
+    folder, checkpoint.folder = checkpoint.folder, tmp_path
+    try:
+        write_measurement(checkpoint, "transferability", record)
+        shipped = service.released(checkpoint)
+    finally:
+        checkpoint.folder = folder
+    assert shipped.table == found.table and shipped.images is None
+    assert shipped.source == "Measured at release on the first 24 test images of digits, n = 24."
+
+
+def test_between_ensembles(studio: Studio):
+    names = [name for _, name in service.comparable(studio, "tiny-two")]
+    assert names == ["tiny-three", "tiny-two"]
+    made, source = service.between(studio, names, 10, PGD)
+    assert made.names == ("tiny-three", "tiny-two") and made.images == 10 and "n = 10" in source
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: service.measure(s, "tiny-two", 0, PGD), "The number of images is 0"),
+        (lambda s: service.measure(s, "tiny-two", 2.5, PGD), "The number of images is 2.5"),
+        (lambda s: service.measure(s, "tiny-two", None, PGD), "The number of images is empty"),
+        (lambda s: service.measure(s, "tiny-two", 1e9, PGD), "from 1 to 2,000"),
+        (lambda s: service.measure(s, "tiny-two", 4, PGD, seed=-1), "The seed is -1"),
+        (lambda s: service.settings("spsa", 8, 2, 20), "The attack is 'spsa'; here there is pgd, bim"),
+        (lambda s: service.settings("pgd", 300, 2, 20), "Epsilon is 300"),
+        (lambda s: service.between(s, ["tiny-two"], 4, PGD), "at least two ensembles"),
+    ],
+)
+def test_what_cannot_be_done_is_said(studio: Studio, call, words: str):
+    with pytest.raises(ConfigError, match=words):
+        call(studio)
+
+
+# Drawings
+
+
+def test_the_flow_draws_every_way_with_its_count():
+    counts = {"S111": {"S111": 5, "S010": 2}, "S000": {"S000": 3}}
+    drawn = flow.picture(counts, 10, clickable=True)
+    buttons = re.findall(r'data-before="(\w*)" data-after="(\w*)" aria-label="([^"]+)"', drawn)
+    ways = {(b, a): words for b, a, words in buttons if b and a}
+    assert set(ways) == {("S111", "S111"), ("S111", "S010"), ("S000", "S000")}
+    assert ways["S111", "S010"].startswith("2 images from S111 to S010")
+    sides = {(b, a): words for b, a, words in buttons if not (b and a)}
+    assert sides["S111", ""].startswith("7 of 10 images in S111 before the attack, all right")
+    assert "f1 wrong, f2 right, f3 wrong" in sides["", "S010"]
+    assert drawn.count('tabindex="0"') == len(buttons) == 8 and "✗✓✗" in drawn
+    still = flow.picture(counts, 10, clickable=False)
+    assert "tabindex" not in still and 'role="img"' in still
+
+
+def test_the_square_says_its_numbers_in_words_too():
+    value = matrix.figure([[1, 0.5], [0.25, 0]], ["clean", "attack on f1"], ["f1", "en"], "", "who is asked", ["#123"])
+    assert value["description"] == "Accuracy in percent. clean: f1 100.0, en 50.0; attack on f1: f1 25.0, en 0.0."
+    assert [a["text"] for a in value["layout"]["annotations"]] == ["100.0", "50.0", "25.0", "0.0"]
+    low, high = value["layout"]["yaxis"]["range"]
+    assert low > high  # the first row on top
+
+
+def test_metrics_have_definitions_and_no_minus_zero(found: service.Found):
+    shown = metrics.metric_cards(found.table)
+    assert shown.count('class="value"') == 3 and "a(i, j)" in shown and "-0.0" not in shown
+    assert metrics.metric_cards(None).count("–") == 3
+
+
+def test_pictures_are_shown_in_pairs_with_right_and_wrong_in_signs():
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    shown = subset_pictures.grid("From S11 to S00", x, x, ["3", "<i>"], [("3", "5"), ("1", "1")], 40)
+    assert shown.count("<img") == 4 and "40 pictures, the first 2 shown" in shown
+    assert "3 ✓" in shown and "5 ✗" in shown and "<i>" not in shown
