@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cce.apgd import apgd, cross_entropy, targeted_dlr
 from cce.attack_task import Task
-from cce.config import ConfigError
+from cce.config import ConfigError, check
 from cce.fab import fab
 from cce.square import square
 
@@ -60,6 +60,8 @@ def _package(task: Task) -> Tensor:
     except ImportError as error:
         raise ConfigError("autoattack-package needs pyautoattack: pip install pyautoattack==0.2.0") from error
     config, classes, found = task.config, task.model.config.classes, []
+    height = task.x.shape[2]
+    check(config.norm == "linf" or height >= 5, f"pictures are {height} pixels high; the package's L2 Square needs 5")
     for i, generator in enumerate(task.generators):
         seed = int(torch.randint(2**31, (1,), generator=generator))
         x, label = task.x[i : i + 1], task.labels[i : i + 1]
@@ -69,6 +71,8 @@ def _package(task: Task) -> Tensor:
         with torch.random.fork_rng(devices=devices):
             adversary = AutoAttack(task.model, norm=norm, eps=config.epsilon, seed=seed, device=x.device, **few)
             adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(TARGETS, classes - 1)
+            adversary.apgd.n_iter = adversary.apgd_targeted.n_iter = adversary.fab.n_iter = STEPS
+            adversary.square.n_queries = QUERIES
             found.append(adversary.run_standard_evaluation(x, label, batch_size=1)[0])
         task.tick((i + 1) / len(task.x))
     return task.project()(torch.cat(found))

@@ -129,15 +129,6 @@ def test_gradient_free_attacks_come_from_the_registry_and_are_compared(trained, 
     assert {c.epsilon for c in gradient_free_attacks(BASE)} == {0.1}
 
 
-@pytest.mark.slow
-def test_spsa_finds_out_what_has_no_gradient(trained, digits):
-    made = Checkpoint("t", masked(trained(2)), "digits", digits.classes, CCE_RM, {})
-    found = measure(made, digits.test.pixels()[:12], digits.test.labels[:12], [], sanity=Sanity(BASE, 12, 12))
-    last = sanity_figures(found.of("sanity"))["checks"][-1]
-    assert last["name"] == "gradient-free no stronger than gradient-based"
-    assert not last["holds"] and "fools" in last["warning"]
-
-
 @pytest.mark.parametrize(
     ("weaker", "stronger", "wanted"),
     [("1111100000", "0000000000", (5, 4.472)), ("1100", "0011", (0, 4)), ("1010", "1010", (0, 0))],

@@ -78,9 +78,10 @@ def progress_bar(shown: bool = True) -> Iterator[Callable[[str, float], None]]:
 
         def tell(what: str, fraction: float) -> None:
             nonlocal told
-            bar.set_description(what, refresh=False)
-            if not told:
-                bar.initial, told = 100 * fraction, True
+            first, told = not told, True
+            if first:
+                bar.initial = 100 * fraction
+            bar.set_description(what, refresh=first)  # what came before is said even where all goes quickly
             bar.update(100 * fraction - bar.n)
 
         yield tell

@@ -243,10 +243,11 @@ def test_names_that_cannot_be_are_refused_in_words(apps: Callable[..., App], vis
 
 def test_a_public_space_does_not_train(apps: Callable[..., App], visit: Callable[..., Page]):
     app = apps(SPACE_ID="someone/cce-studio", SYSTEM="none")
-    page = visit(app, width=390)
+    page = visit(app)
+    page.set_viewport_size({"width": 390, "height": 844})
     expect(page.locator("#training-off")).to_contain_text("CCE_STUDIO_TRAINING to 1")
     expect(page.locator("#train-start")).to_be_disabled()
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.wait_for_function("document.documentElement.scrollWidth === 390")
 
 
 def test_runs_are_endpoints_to_look_at_only(apps: Callable[..., App]):
