@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +24,9 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`."""
-        return self.norm(self.conv(x))
+    def forward(self, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`; `add` is added, then `relu` clips."""
+        return _finish(self.norm(self.conv(x)), add, relu)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -32,6 +34,50 @@ class ConvNorm(nn.Module):
         scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
         bias = self.norm.bias - scale * self.norm.running_mean
         return self.conv.weight * scale[:, None, None, None], bias
+
+
+def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
+    """What follows a convolution in a residual block."""
+    y = y if add is None else y + add
+    return F.relu(y, inplace=True) if relu else y
+
+
+class FoldedConv(nn.Conv2d):
+    """The one convolution that a `ConvNorm` is in evaluation mode.
+
+    Without gradients on an x86 CPU, oneDNN adds and clips while it convolves, from weights packed once:
+    a ResNet-20 looks at 32 images in 0.6 (bfloat16) or 0.8 (float32) of the time.
+    """
+
+    _packed: Tensor | None = None
+    clips = False  # a ReLU that follows in the network is done here
+
+    def repack(self) -> None:
+        """The weight has changed."""
+        self._packed = None
+
+    def forward(self, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """As `ConvNorm.forward`."""
+        relu = relu or self.clips
+        if x.requires_grad or torch.compiler.is_compiling() or not _can_fuse(x.device.type, x.dtype):
+            return _finish(super().forward(x), add, relu)
+        where = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *where, list(x.shape))
+        operands = (self._packed, self.bias, *where)
+        if add is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *operands, "relu" if relu else "none", [], "")
+        then = "relu" if relu else None
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *operands, "add", 1.0, then, [], "")
+
+
+@functools.cache
+def _can_fuse(device: str, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's convolution with a sum and a ReLU computes this here."""
+    if device != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    x86 = "AVX" in torch.backends.cpu.get_cpu_capability()
+    return x86 and (dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()))
 
 
 class ResidualBlock(nn.Module):
@@ -46,8 +92,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`."""
-        inside = F.relu(self.first(x), inplace=True)
-        return F.relu(self.shortcut(x) + self.second(inside), inplace=True)
+        return self.second(self.first(x, relu=True), add=self.shortcut(x), relu=True)
 
 
 class ResNet(nn.Module):
@@ -72,7 +117,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(B, classes)` of `x` `(B, C, H, W)` in [0, 1]."""
         x = ((x - 0.5) / 0.25).to(self.head.weight.dtype)
-        return self.head(self.blocks(F.relu(self.stem(x), inplace=True)).mean((2, 3)))
+        return self.head(self.blocks(self.stem(x, relu=True)).mean((2, 3)))
 
 
 # Table 8: convolutions before each of the two poolings, hidden fully connected layers after dropout.
@@ -182,7 +227,8 @@ class SearchCopy:
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
         self.source = source
         self.model = copy.deepcopy(source)
-        self._pairs: list[tuple[ConvNorm, nn.Conv2d]] = []
+        self._pairs: list[tuple[ConvNorm, FoldedConv]] = []
+        self._convolutions: list[FoldedConv] = []
         self._fold(source, self.model)
         self.model.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._plain = dict(self.model.named_parameters())
@@ -194,14 +240,20 @@ class SearchCopy:
         self.refresh()
 
     def _fold(self, source: nn.Module, target: nn.Module) -> None:
-        """Put one convolution with bias in the place of each ConvNorm of `target`."""
-        for name, child in list(source.named_children()):
-            if isinstance(child, ConvNorm):
-                c = child.conv
-                conv = nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding)
+        """Put one convolution in the place of each ConvNorm of `target`, and of each convolution with its ReLU."""
+        children = list(source.named_children())
+        for (name, child), (next_name, follower) in zip_longest(children, children[1:], fillvalue=("", None)):
+            if isinstance(child, ConvNorm | nn.Conv2d):
+                c = child.conv if isinstance(child, ConvNorm) else child
+                conv = FoldedConv(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding)
                 setattr(target, name, conv.to(c.weight.device))
-                self._pairs.append((child, getattr(target, name)))
-            else:
+                self._convolutions.append(conv)
+                if isinstance(child, ConvNorm):
+                    self._pairs.append((child, conv))
+                elif isinstance(source, nn.Sequential) and isinstance(follower, nn.ReLU):
+                    conv.clips = True
+                    setattr(target, next_name, nn.Identity())
+            elif not isinstance(getattr(target, name), nn.Identity):
                 self._fold(child, getattr(target, name))
 
     @torch.no_grad()
@@ -214,6 +266,8 @@ class SearchCopy:
         own = dict(self.source.named_parameters())
         for name, parameter in self._plain.items():
             parameter.copy_(own[name])
+        for conv in self._convolutions:
+            conv.repack()
         return self.model
 
 

@@ -214,6 +214,20 @@ def test_search_copy_has_the_gradient_of_its_source(lived_in, digits):
 
 
 @pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_search_copy_says_the_same_with_and_without_gradients(architecture, layout, batch, fresh):
+    """Without gradients the convolutions also add and clip; every ReLU stays in its place."""
+    model = SearchCopy(fresh(architecture=architecture), torch.float32).model
+    x = torch.rand(batch, 1, 8, 8).contiguous(memory_format=layout)
+    followed = model.member_logits(x.clone().requires_grad_())
+    assert followed.requires_grad
+    with torch.no_grad():
+        alone = model.member_logits(x)
+    torch.testing.assert_close(alone, followed.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
 def test_search_copy_follows_its_source_after_refresh_and_not_before(architecture, fresh):
     model, x = fresh(architecture=architecture), torch.rand(8, 1, 8, 8)
     copied = SearchCopy(model, torch.float32)
