@@ -64,7 +64,11 @@ class Transferability:
 
     @property
     def single(self) -> float:
-        """a_single = a(en,en) - |S1..1|: right together though some member is wrong. Never below zero (Lemma 1)."""
+        """a_single = a(en,en) - |S1..1|: right together though some member is wrong.
+
+        Never below zero (Lemma 1), but for rounding: in float32, members whose two best classes lie within 1e-6
+        of each other can both be right where their mean is not.
+        """
         return self.a[-1][-1] - self.subsets["S" + "1" * self.members]
 
     def to_json(self) -> dict[str, Any]:

@@ -137,6 +137,20 @@ def test_lemma_1_if_every_member_is_right_the_ensemble_is_right(members):
     assert agreed > 1000
 
 
+def test_lemma_1_fails_in_float32_only_by_rounding_where_two_classes_tie():
+    """The lemma is of real numbers. Members whose best classes lie 1e-7 apart can agree, and their rounded mean not."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 200_000, 1, generator=generator) + 1e-6 * torch.randn(2, 200_000, 4, generator=generator)
+    said = logits.argmax(-1)
+    agree = said[0] == said[1]
+    assert (log_mean_probability(logits.double()).argmax(-1)[agree] == said[0][agree]).all()
+    broken = agree & (log_mean_probability(logits).argmax(-1) != said[0])
+    best = logits.topk(2, dim=-1).values
+    margins = (best[..., 0] - best[..., 1]).min(0).values
+    assert broken.any()  # the counterexample
+    assert margins[broken].max() < 1e-6
+
+
 @pytest.mark.parametrize("members", [2, 3])
 def test_lemma_1_on_networks(members, trained, digits):
     model, x = trained(members), digits.test.pixels()[:200]
