@@ -5,16 +5,11 @@ Four data sets. ``digits`` comes with scikit-learn and is always there. ``mnist`
 download. Images are kept as uint8 ``(N, C, H, W)``; ``Split.pixels`` gives them in [0, 1].
 """
 
-import contextlib
 import functools
 import importlib.util
 import os
 import tempfile
-import threading
-import time
-import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +19,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cce import data_files
 from cce.config import ConfigError
-from cce.torchvision_loading import import_torchvision
+from cce.data_files import SHAPES, DataError
+from cce.downloads import DOWNLOAD_BYTES, Progress, fetch
 
-Progress = Callable[[float, str], None]
-"""Called with a fraction in [0, 1] and a line of text."""
+__all__ = [
+    "CLASS_NAMES",
+    "DATASETS",
+    "DOWNLOAD_BYTES",
+    "DataError",
+    "Dataset",
+    "Split",
+    "augment",
+    "available",
+    "data_file",
+    "data_folder",
+    "download",
+    "load",
+    "load_test",
+    "samples",
+]
 
 _DIGITS = tuple("0123456789")
 
@@ -56,20 +67,6 @@ DATASETS = tuple(CLASS_NAMES)
 
 DIGITS_SIZE = 16
 """Side in pixels that the 8x8 digits are upscaled to unless another is asked for."""
-
-DOWNLOAD_BYTES = {"mnist": 11_594_722, "cifar10": 170_498_071, "cifar100": 169_001_437}
-"""Size of what ``download`` fetches, in bytes: training and test images come in one archive."""
-
-_SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}  # H, W, C
-_TORCHVISION_CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-_FIELDS = ("x_train", "y_train", "x_test", "y_test")
-_REMEDY = "delete the file and load again to download it"
-_STALL_SECONDS = 60.0  # a download that receives nothing for so long has failed
-_POLL_SECONDS = 0.3
-
-
-class DataError(RuntimeError):
-    """A data set is absent, cannot be got, or its file is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +156,8 @@ def data_file(name: str, root: str | Path | None = None) -> Path:
     Raises:
         ValueError: no data set of that name has a file.
     """
-    if name not in _SHAPES:
-        raise ValueError(f"{name!r} has no data file; the ones with a file: {', '.join(_SHAPES)}")
+    if name not in SHAPES:
+        raise ValueError(f"{name!r} has no data file; the ones with a file: {', '.join(SHAPES)}")
     return data_folder(root) / f"{name}.npz"
 
 
@@ -202,7 +199,12 @@ def load(name: str, root: str | Path | None = None, size: int | None = None) -> 
     path = data_file(name, root)
     if not path.is_file():
         download(name, root)
-    train, test = _read(path, name)
+    train, test = _splits(path, name, "train", "test")
+    if len(test) < 10:
+        raise DataError(
+            f"{path}: x_test has {len(test)} images; at least 10 are needed, as a tenth of them "
+            "calibrates the detectors"
+        )
     tenth = len(test) // 10
     start = len(test) - tenth
     calibration = Split(test.images[start:], test.labels[start:], start)
@@ -216,10 +218,7 @@ def load_test(name: str, root: str | Path | None = None) -> Split:
         ValueError: no data set of that name has a file.
         DataError: the file is absent, damaged or wrong.
     """
-    path = data_file(name, root)
-    arrays = _open(path)
-    with arrays:
-        return _split(arrays, path, name, "test")
+    return _splits(data_file(name, root), name, "test")[0]
 
 
 def samples(name: str) -> Split:
@@ -248,10 +247,10 @@ def samples(name: str) -> Split:
             f"the sample pictures of {name} are missing: they come with the foolbox package "
             f"(looked in {folder or 'the installed packages'}); run 'pip install foolbox'"
         )
-    channels = _SHAPES[name][2]
+    channels = SHAPES[name][2]
     pictures = [_read_sample(path, "L" if channels == 1 else "RGB") for path in paths]
     labels = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
-    images = np.stack(pictures).reshape(len(paths), *_SHAPES[name])
+    images = np.stack(pictures).reshape(len(paths), *SHAPES[name])
     return Split(_channels_first(images), torch.tensor(labels))
 
 
@@ -318,8 +317,8 @@ def download(name: str, root: str | Path | None = None, progress: Progress | Non
         with tempfile.TemporaryDirectory(
             prefix=f".{name}-download-", dir=path.parent, ignore_cleanup_errors=True
         ) as scratch:
-            arrays = _fetch(name, Path(scratch), progress or (lambda fraction, text: None))
-            _write(path, arrays)
+            arrays = fetch(name, Path(scratch), progress or (lambda fraction, text: None))
+            data_files.write(path, arrays)
     except (OSError, RuntimeError, EOFError, zlib.error) as error:  # URLError is an OSError
         raise DataError(_how_to_get(name, path, error)) from error
     return path
@@ -344,149 +343,15 @@ def _how_to_get(name: str, path: Path, error: BaseException) -> str:
     )
 
 
-# Reading and writing the file
-
-
-def _open(path: Path) -> np.lib.npyio.NpzFile:
-    """Open a data file and check that it holds the four arrays; nothing of them is read yet."""
-    try:
-        arrays = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        raise DataError(_unreadable(path, error)) from error
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise DataError(_unreadable(path, "it holds a single array"))
-    missing = [field for field in _FIELDS if field not in arrays.files]
-    if missing:
-        arrays.close()
-        raise DataError(f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); {_REMEDY}")
-    return arrays
-
-
-def _read(path: Path, name: str) -> tuple[Split, Split]:
-    """Read and check a data file; give its training and its test split."""
-    arrays = _open(path)
-    with arrays:
-        train, test = (_split(arrays, path, name, part) for part in ("train", "test"))
-    if len(test) < 10:
-        raise DataError(
-            f"{path}: x_test has {len(test)} images; at least 10 are needed, as a tenth of them "
-            "calibrates the detectors"
-        )
-    return train, test
-
-
-def _split(arrays: np.lib.npyio.NpzFile, path: Path, name: str, part: str) -> Split:
-    """Read and check ``x_<part>`` and ``y_<part>``."""
-    images = _field(arrays, path, f"x_{part}")
-    labels = _field(arrays, path, f"y_{part}")
-    height, width, channels = _SHAPES[name]
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: x_{part} is {images.dtype}; it has to be uint8, 0 to 255")
-    if images.ndim == 3 and channels == 1:
-        images = images[..., None]
-    if images.shape[1:] != (height, width, channels):
-        raise DataError(
-            f"{path}: x_{part} has shape {images.shape}; {name} is (N, {height}, {width}, {channels}), channels last"
-        )
-    return Split(_channels_first(images), _labels(labels, len(images), path, name, f"y_{part}"))
-
-
-def _labels(labels: np.ndarray, count: int, path: Path, name: str, field: str) -> Tensor:
-    """Check the labels of a split and give them as int64."""
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: {field} is {labels.dtype}; labels are whole numbers")
-    if labels.shape not in ((count,), (count, 1)):
-        raise DataError(f"{path}: {field} has shape {labels.shape}; there are {count} images")
-    classes = len(CLASS_NAMES[name])
-    if count and not 0 <= labels.min() <= labels.max() < classes:
-        raise DataError(
-            f"{path}: {field} runs from {labels.min()} to {labels.max()}; {name} has labels 0 to {classes - 1}"
-        )
-    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-def _field(arrays: np.lib.npyio.NpzFile, path: Path, field: str) -> np.ndarray:
-    """Read one array; this is where damage inside the file shows."""
-    try:
-        return arrays[field]
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
-        raise DataError(f"{path}: {field} cannot be read ({error}); {_REMEDY}") from error
-
-
-def _unreadable(path: Path, why: object) -> str:
-    return f"{path} is not a readable npz file ({why}); {_REMEDY}"
+def _splits(path: Path, name: str, *parts: str) -> list[Split]:
+    """The parts of a data file."""
+    found = data_files.read(path, name, len(CLASS_NAMES[name]), parts)
+    return [Split(_channels_first(images), torch.from_numpy(labels)) for images, labels in found]
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
     """NHWC to a contiguous NCHW tensor, in memory of its own."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the data file beside its place, then rename: it is whole or absent, never half."""
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)  # mkstemp's 0600 would lock out others who share the folder
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
-# Downloading
-
-
-def _fetch(name: str, scratch: Path, progress: Progress) -> dict[str, np.ndarray]:
-    """Download into a scratch folder, reporting, and give the four arrays.
-
-    The download runs in a thread of its own while this one watches the folder grow, so that
-    progress is reported from the caller's thread and a dead connection is noticed.
-    """
-    outcome: dict[str, np.ndarray | BaseException] = {}
-    worker = threading.Thread(target=_fetch_into, args=(outcome, name, scratch), daemon=True)
-    worker.start()
-    total, megabytes = DOWNLOAD_BYTES[name], round(DOWNLOAD_BYTES[name] / 1e6)
-    seen, seen_at = 0, time.monotonic()
-    while worker.is_alive():
-        size = _bytes_in(scratch)
-        if size != seen:
-            seen, seen_at = size, time.monotonic()
-        elif seen < total and time.monotonic() - seen_at > _STALL_SECONDS:
-            raise TimeoutError(f"nothing received for {_STALL_SECONDS:.0f} seconds")
-        if seen < total:
-            progress(0.9 * seen / total, f"Downloading {name}: {seen / 1e6:.0f} of {megabytes} MB")
-        else:
-            progress(0.9, f"Unpacking and checking {name}")
-        worker.join(_POLL_SECONDS)
-    if isinstance(error := outcome.pop("error", None), BaseException):
-        raise error
-    progress(1.0, f"{name} is here")
-    return outcome
-
-
-def _fetch_into(outcome: dict[str, object], name: str, scratch: Path) -> None:
-    """Fill outcome with the four arrays, or with the error under ``error``."""
-    try:
-        kind = getattr(import_torchvision().datasets, _TORCHVISION_CLASSES[name])
-        for part in ("train", "test"):
-            official = kind(str(scratch), train=part == "train", download=True)
-            outcome[f"x_{part}"] = np.asarray(official.data, dtype=np.uint8)
-            outcome[f"y_{part}"] = np.asarray(official.targets, dtype=np.uint8)
-    except BaseException as error:  # handed to the caller's thread, which raises it
-        outcome["error"] = error
-
-
-def _bytes_in(folder: Path) -> int:
-    """Size of all files in a folder that another thread is writing to."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-            total += path.stat().st_size if path.is_file() else 0
-    return total
 
 
 # Pictures from packages

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cce import data
+from cce import data, downloads
 from cce.data import CLASS_NAMES, DATASETS, DataError, Split, augment, load, samples
 
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
@@ -43,8 +43,8 @@ def no_download(monkeypatch):
 
     datasets = types.SimpleNamespace(MNIST=refuse, CIFAR10=refuse, CIFAR100=refuse)
     fake = types.SimpleNamespace(datasets=datasets)
-    monkeypatch.setattr(data, "import_torchvision", lambda: fake)
-    monkeypatch.setattr(data, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(downloads, "import_torchvision", lambda: fake)
+    monkeypatch.setattr(downloads, "_POLL_SECONDS", 0.01)
 
 
 # Loading
@@ -251,8 +251,8 @@ def fake_download(monkeypatch):
     FakeOfficial.made = 0
     datasets = types.SimpleNamespace(CIFAR10=FakeOfficial)
     fake = types.SimpleNamespace(datasets=datasets)
-    monkeypatch.setattr(data, "import_torchvision", lambda: fake)
-    monkeypatch.setattr(data, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(downloads, "import_torchvision", lambda: fake)
+    monkeypatch.setattr(downloads, "_POLL_SECONDS", 0.01)
 
 
 def test_load_downloads_once_and_writes_the_file(tmp_path, fake_download):
@@ -285,9 +285,9 @@ def test_a_download_cancelled_from_its_progress_leaves_no_file(tmp_path, fake_do
 def test_a_dead_connection_is_noticed(tmp_path, monkeypatch):
     datasets = types.SimpleNamespace(CIFAR10=lambda *_, **__: time.sleep(1))
     stuck = types.SimpleNamespace(datasets=datasets)
-    monkeypatch.setattr(data, "import_torchvision", lambda: stuck)
-    monkeypatch.setattr(data, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(data, "_STALL_SECONDS", 0.1)
+    monkeypatch.setattr(downloads, "import_torchvision", lambda: stuck)
+    monkeypatch.setattr(downloads, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(downloads, "_STALL_SECONDS", 0.1)
     with pytest.raises(DataError, match="nothing received for"):
         data.download("cifar10", tmp_path)
 
@@ -297,7 +297,7 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path, fake_download, monkeyp
         file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(data.np, "savez", fail)
+    monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(DataError, match="No space left on device"):
         data.download("cifar10", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -209,7 +209,7 @@ def test_a_missing_data_set_is_told_before_a_folder_is_made(tmp_path, capsys, mo
     def offline(*args, **kwargs):
         raise OSError("no network here")
 
-    monkeypatch.setattr("cce.data._fetch", offline)
+    monkeypatch.setattr("cce.data.fetch", offline)
     run_folder = tmp_path / "run"
     said = fails(["train", "mnist-cnn2-nat-fast", "--run", str(run_folder), "--data", str(tmp_path), "--quiet"], capsys)
     assert "mnist is not on this machine" in said and "Three ways to get it" in said
