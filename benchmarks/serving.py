@@ -19,11 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Served:
-    """A running Studio: its address, its process id, and the seconds from the command to the first page."""
+    """A running Studio: its address, its process id, the seconds from the command to the first page, its folder."""
 
     url: str
     pid: int
     seconds: float
+    home: Path
 
     def resident(self) -> float:
         """Memory that the process holds, in MB."""
@@ -69,7 +70,7 @@ def studio(threads: int = 0) -> Iterator[Served]:
         try:
             url = f"http://127.0.0.1:{port}/"
             _wait(url, process, log, begun)
-            yield Served(url, process.pid, time.perf_counter() - begun)
+            yield Served(url, process.pid, time.perf_counter() - begun, Path(home))
         finally:
             process.terminate()
             try:

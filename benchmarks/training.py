@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
+import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--budget", dest="seconds", type=float, default=100.0, help="seconds after which no round begins")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda")
     p.add_argument("--no-compile", action="store_true", help="leave the compiled step out")
-    p.add_argument("--accuracy", action="store_true", help="also train digits both ways and compare accuracies")
+    p.add_argument(
+        "--accuracy", type=int, default=0, metavar="RUNS", help="also train digits so often both ways, and compare"
+    )
     return p
 
 
@@ -170,27 +175,29 @@ def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str,
 
 
 def accuracy_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Final accuracies of a short run on digits, the trainer in float32 and in its fast precision."""
-    import dataclasses
-    import tempfile
+    """Final accuracies of short runs on digits, the trainer in float32 and in its fast precision: means over seeds.
 
+    One run's accuracy moves by more than a point with the seed alone, so that one pair would show nothing.
+    """
     from cce import data, presets
     from cce.runs import RunFolder
     from cce.training import Trainer
 
     dataset, rows = data.load("digits"), []
     for precision in ("float32", "bfloat16"):
-        config = dataclasses.replace(
-            presets.preset("digits-quick"), precision=precision, evaluate_images=360, seed=options.seed
-        )
-        with tempfile.TemporaryDirectory() as place:
-            folder = RunFolder(place)
-            folder.create({})
-            trainer = Trainer(config, dataset, folder, device)
-            trainer.fit(quiet=True)
-            found = trainer.monitor()
-        shown = {k: found[k] for k in ("natural_accuracy", "robust_accuracy")}
-        rows.append({"step": f"digits-quick in {precision}", **shown})
+        found: list[dict[str, float]] = []
+        for seed in range(options.seed, options.seed + options.accuracy):
+            config = dataclasses.replace(
+                presets.preset("digits-quick"), precision=precision, evaluate_images=360, seed=seed
+            )
+            with tempfile.TemporaryDirectory() as place:
+                folder = RunFolder(place)
+                folder.create({})
+                trainer = Trainer(config, dataset, folder, device)
+                trainer.fit(quiet=True)
+                found.append(trainer.monitor())
+        means = {k: statistics.fmean(one[k] for one in found) for k in ("natural_accuracy", "robust_accuracy")}
+        rows.append({"step": f"digits-quick in {precision}", **means, "runs": options.accuracy})
     return rows
 
 
