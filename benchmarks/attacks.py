@@ -4,7 +4,8 @@
 an image counts as lost as soon as a step fools it, float32 verdicts on both sides) and
 `attacks.autoattack_vs_package` (the standard version). Ours is timed as `python -m cce evaluate` runs it,
 verdicts included; of the peers, the attack and one float32 verdict on its result. What their steps did is looked
-at in a second run that is not timed.
+at in a second run that is not timed. Images on which Auto-Attack's two verdicts differ are counted and named.
+Either part can be left out: `--n 0 --autoattack-n 100` is Auto-Attack alone.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import torchattacks
 from torch import Tensor
 
 from benchmarks.reporting import Timing, arguments, report, side_by_side
-from cce import checkpoints, data
+from cce import auto_attack, checkpoints, data
+from cce.attack_registry import NORMS
 from cce.attacks import attack
 from cce.checkpoints import Checkpoint
-from cce.config import AttackConfig, check, default_attack
+from cce.config import AttackConfig, default_attack
 from cce.evaluation import measure
 from cce.fooling import WatchedEnsemble
 from cce.models import Ensemble, SearchCopy, evaluating, fast_dtype
@@ -38,22 +40,27 @@ def main(arguments_given: list[str] | None = None) -> int:
     p = arguments(__doc__ or "")
     p.formatter_class = argparse.RawDescriptionHelpFormatter
     p.add_argument("--checkpoint", default=ENSEMBLE, help=f"a released ensemble on CIFAR-10 (default: {ENSEMBLE})")
-    p.add_argument("--n", type=int, default=200, help="images for PGD (default: 200)")
+    p.add_argument("--n", type=int, default=200, help="images for PGD; 0: leave it out (default: 200)")
     p.add_argument("--autoattack-n", type=int, default=12, help="images for Auto-Attack; 0: leave it out (default: 12)")
+    p.add_argument("--norm", choices=NORMS, default="linf", help="ball of Auto-Attack; PGD's is linf (default: linf)")
     p.add_argument("--rounds", type=int, default=1, help="measured rounds of PGD after an unmeasured one (default: 1)")
     p.add_argument("--made", action="store_true", help="bundled pictures even where the data set is there")
     options = p.parse_args(arguments_given)
-    check(options.n >= 1 and options.autoattack_n >= 0, "--n must be at least 1, --autoattack-n at least 0")
+    if min(options.n, options.autoattack_n) < 0 or options.n == options.autoattack_n == 0:
+        p.error("--n and --autoattack-n must be 0 or more, and not both 0")
     if options.threads:
         torch.set_num_threads(options.threads)
     folders = {f.name: f for f in checkpoints.released()}
-    check(options.checkpoint in folders, f"there is no {options.checkpoint!r}; released are {', '.join(folders)}")
+    if options.checkpoint not in folders:
+        p.error(f"there is no {options.checkpoint!r}; released are {', '.join(folders)}")
     checkpoint = checkpoints.load(folders[options.checkpoint])
     x, labels, source = pictures(checkpoint.dataset, max(options.n, options.autoattack_n), options.made)
-    ratios, rows = pgd(checkpoint, x[: options.n], labels[: options.n], options)
+    ratios, rows = {}, []
+    if options.n:
+        ratios, rows = pgd(checkpoint, x[: options.n], labels[: options.n], options)
     if options.autoattack_n:
         n = options.autoattack_n
-        more, again = auto_attack(checkpoint, x[:n], labels[:n], options)
+        more, again = auto_attacks(checkpoint, x[:n], labels[:n], options)
         ratios, rows = ratios | more, rows + again
     print(f"{checkpoint.id}; images: {source}; seconds on the {options.clock} clock")
     report(ratios, [{**row, "pictures": source} for row in rows], options.json)
@@ -131,36 +138,40 @@ def _foolbox(config: AttackConfig) -> Peer:
     return run
 
 
-def auto_attack(
+def auto_attacks(
     checkpoint: Checkpoint, x: Tensor, labels: Tensor, options: argparse.Namespace
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The standard version of Auto-Attack, ours and the authors' package; once each, since it takes long."""
-    from pyautoattack import AutoAttack
-
-    model, config = checkpoint.model, default_attack(checkpoint.dataset, "autoattack")
+    model, config = checkpoint.model, default_attack(checkpoint.dataset, "autoattack", options.norm)
     search = SearchCopy(model, fast_dtype(x.device)).model
 
     def ours() -> Tensor:
         return attack(search, x, labels, config, judge=model, seed=options.seed)
 
-    def package() -> Tensor:
+    def authors() -> Tensor:
         with evaluating(model):
-            peer = AutoAttack(model, norm="Linf", eps=config.epsilon, seed=options.seed, version="standard")
-            return peer.run_standard_evaluation(x, labels, batch_size=len(x))
+            peer = auto_attack.package(model, config, options.seed)
+            return peer.run_standard_evaluation(x, labels, batch_size=len(x))[0]
 
     timings, right = {}, {}
-    for name, work in (("cce", ours), ("pyautoattack", package)):
+    for name, work in (("cce", ours), ("pyautoattack", authors)):
         wall, cpu = time.perf_counter(), time.process_time()
         right[name] = outcome(model, work().detach(), labels).right
         spent = time.perf_counter() - wall
         timings[name] = Timing(spent, spent, time.process_time() - cpu, 1)
-    same = (right["cce"] == right["pyautoattack"]).float().mean().item()
+    differ = (right["cce"] != right["pyautoattack"]).nonzero().flatten().tolist()
+    lost = {name: [i for i in differ if not right[name][i]] for name in right}
+    print(
+        f"Auto-Attack's verdicts differ on {len(differ)} of {len(x)} images: only cce fools "
+        f"{lost['cce'] or 'none'}, only the package {lost['pyautoattack'] or 'none'}"
+    )
     rows = []
     for name, timing in timings.items():
         accuracy = right[name].float().mean().item()
-        rows.append({**_row(name, config, len(x), timing, options, accuracy, accuracy), "same verdicts": same})
+        row = _row(name, config, len(x), timing, options, accuracy, accuracy)
+        rows.append({**row, "verdicts that differ": len(differ)})
     ratio = timings["pyautoattack"].seconds(options.clock) / timings["cce"].seconds(options.clock)
-    return {"attacks.autoattack_vs_package": ratio}, rows
+    return {f"attacks.autoattack{'' if options.norm == 'linf' else '_l2'}_vs_package": ratio}, rows
 
 
 def _row(

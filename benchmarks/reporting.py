@@ -25,7 +25,7 @@ from cce.runs import write_atomically
 
 Row = Mapping[str, Any]
 
-_PACKAGES = ("torch", "numpy", "gradio", "foolbox", "torchattacks")
+_PACKAGES = ("torch", "numpy", "gradio", "foolbox", "torchattacks", "pyautoattack")
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

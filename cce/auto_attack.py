@@ -8,14 +8,16 @@ differences of logits are the same on both, so nothing is softmaxed twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cce.apgd import apgd, cross_entropy, targeted_dlr
 from cce.attack_task import Task
-from cce.config import ConfigError, check
+from cce.config import AttackConfig, ConfigError, check
 from cce.fab import fab
+from cce.models import Ensemble
 from cce.square import square
 
 TARGETS = 9
@@ -53,26 +55,37 @@ def _part(task: Task) -> Tensor:
     return task.towards_each(lambda pairs, targets: apgd(pairs, targeted_dlr, targets), TARGETS)
 
 
-def _package(task: Task) -> Tensor:
-    """The authors' code, one image at a time: it draws from one global generator for the whole batch."""
+def package(model: Ensemble, config: AttackConfig, seed: int, device: torch.device | str = "cpu") -> Any:
+    """The authors' `AutoAttack` with the standard version's parts, as far as there are classes for them.
+
+    Raises:
+        ConfigError: pyautoattack is not installed.
+    """
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
         raise ConfigError("autoattack-package needs pyautoattack: pip install pyautoattack==0.2.0") from error
-    config, classes, found = task.config, task.model.config.classes, []
+    classes = model.config.classes
+    few = {"version": "custom", "attacks": ["apgd-ce", "square"]} if classes < 4 else {"version": "standard"}
+    norm = "Linf" if config.norm == "linf" else "L2"
+    made = AutoAttack(model, norm=norm, eps=config.epsilon, seed=seed, device=device, **few)
+    made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(TARGETS, classes - 1)
+    made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = STEPS
+    made.square.n_queries = QUERIES
+    return made
+
+
+def _package(task: Task) -> Tensor:
+    """The authors' code, one image at a time: it draws from one global generator for the whole batch."""
+    config, found = task.config, []
     height = task.x.shape[2]
     check(config.norm == "linf" or height >= 5, f"pictures are {height} pixels high; the package's L2 Square needs 5")
     for i, generator in enumerate(task.generators):
         seed = int(torch.randint(2**31, (1,), generator=generator))
         x, label = task.x[i : i + 1], task.labels[i : i + 1]
-        few = {"version": "custom", "attacks": ["apgd-ce", "square"]} if classes < 4 else {"version": "standard"}
-        norm = "Linf" if config.norm == "linf" else "L2"
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            adversary = AutoAttack(task.model, norm=norm, eps=config.epsilon, seed=seed, device=x.device, **few)
-            adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-            adversary.apgd.n_iter = adversary.apgd_targeted.n_iter = adversary.fab.n_iter = STEPS
-            adversary.square.n_queries = QUERIES
+            adversary = package(task.model, config, seed, x.device)
             found.append(adversary.run_standard_evaluation(x, label, batch_size=1)[0])
         task.tick((i + 1) / len(task.x))
     return task.project()(torch.cat(found))

@@ -31,23 +31,25 @@ def fab(task: Task, targets: Tensor) -> Tensor:
     result, rows, part = task.x.clone(), torch.arange(len(task.x), device=task.x.device), task
     x = task.x
     for i in range(task.config.steps + 1):
-        gap, normal, said = _gap(part, x, targets)
+        said = _said(part, x)
         crossed = said != part.labels
         if crossed.any():
             fooled = part.inside(x) & part.confirmed(x, said)
             result[rows[fooled]] = x[fooled]
             keep = ~fooled
-            rows, part, x, targets = rows[keep], part.only(keep), x[keep], targets[keep]
-            gap, normal, crossed = gap[keep], normal[keep], crossed[keep]
-            if not len(rows):
-                break
-            if crossed.any():  # back towards the picture, where the plane must be found anew
-                x = torch.where(crossed[:, None, None, None], part.x + BACKWARD * (x - part.x), x)
-                gap[crossed], normal[crossed], _ = _gap(part.only(crossed), x[crossed], targets[crossed])
-        if i == task.config.steps:
+            rows, part, x, targets, crossed = rows[keep], part.only(keep), x[keep], targets[keep], crossed[keep]
+            x = torch.where(crossed[:, None, None, None], part.x + BACKWARD * (x - part.x), x)
+        if i == task.config.steps or not len(rows):
             break
-        x = _move(part, x, gap, normal)
+        # The plane is found after the step back: nearly every step crosses, and a gradient is dearer than a look.
+        x = _move(part, x, *_gap(part, x, targets))
     return result
+
+
+@torch.no_grad()
+def _said(task: Task, x: Tensor) -> Tensor:
+    """The searched model's label of each point, `(B,)`."""
+    return task.model(x).argmax(1)
 
 
 def _move(task: Task, x: Tensor, gap: Tensor, normal: Tensor) -> Tensor:
@@ -96,11 +98,11 @@ def to_plane(x: Tensor, normal: Tensor, gap: Tensor, norm: str, rounds: int = 12
     return way * torch.where(all_the_way[:, None, None, None], room, moved)
 
 
-def _gap(task: Task, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The plane's value log f_en_t - log f_en_y, its gradient, and the searched model's label, at `x`."""
+def _gap(task: Task, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The plane's value log f_en_t - log f_en_y and its gradient, at `x`."""
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         log_p = task.model(x)
         gap = (log_p.gather(1, targets[:, None]) - log_p.gather(1, task.labels[:, None]))[:, 0]
     (normal,) = torch.autograd.grad(gap.sum(), x)
-    return gap.detach(), normal, log_p.detach().argmax(1)
+    return gap.detach(), normal

@@ -6,6 +6,7 @@ Sizes and their schedule are the paper's. Each image draws its own squares.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,39 +17,97 @@ from cce.attack_task import Task
 FIRST_SHARE = 0.8  # of the pixels that the first squares cover
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, as published
 AHEAD = 100  # queries whose random numbers are drawn at once
+ROWS = 32
+"""Most candidates looked at together, where there are fewer images."""
 
 
 def square(task: Task) -> Tensor:
     """Square attack with `config.steps` queries after the first.
 
+    Most candidates are turned down, and those after such a one are the same whether it was looked at before
+    them or with them. So where few images stand, each looks at several of its next queries in one batch, takes
+    the first that helps, and goes on from the query after it: the search is query for query the same as one at
+    a time.
+
     Returns:
         `(B, C, H, W)`: the iterate that fooled the judge, else the last one kept.
     """
-    l2 = task.config.norm == "l2"
-    result, rows, part = task.x.clone(), torch.arange(len(task.x), device=task.x.device), task
-    x = _tiles(part) if l2 else _stripes(part)
-    margin = _margin(part, x)
-    drawn = part.draw("uniform", 0, 8)
-    for i in range(task.config.steps + 1):
-        fooled = part.confirmed(x, torch.where(margin < 0, -1, part.labels))
-        if fooled.any():
-            result[rows[fooled]] = x[fooled]
-            keep = ~fooled
-            rows, part, x, margin, drawn = rows[keep], part.only(keep), x[keep], margin[keep], drawn[keep]
-        if i == task.config.steps or not len(rows):
-            break
-        if i % AHEAD == 0:
-            drawn = part.draw("uniform", AHEAD, 6 + x.shape[1])
-        side = _side(i, x.shape, smallest=3 if l2 else 1)
-        candidate = (_l2_candidate if l2 else _linf_candidate)(part, x, side, drawn[:, i % AHEAD])
-        new = _margin(part, candidate)
-        better = new < margin
-        x = torch.where(better[:, None, None, None], candidate, x)
-        margin = torch.where(better, new, margin)
-        if i % AHEAD == 0:
-            task.tick(i / task.config.steps)
-    result[rows] = x
+    l2, steps = task.config.norm == "l2", task.config.steps
+    result, rows = task.x.clone(), torch.arange(len(task.x), device=task.x.device)
+    start = _tiles(task) if l2 else _stripes(task)
+    walk = _Walk(task, start, _margin(task, start))
+    walk.rest(torch.ones_like(rows, dtype=torch.bool))
+    for begin in range(0, steps, AHEAD):
+        result[rows] = walk.x
+        rows = rows[walk.standing]
+        if not len(rows):
+            return result
+        walk = walk.only_standing()
+        drawn = walk.task.draw("uniform", AHEAD, 6 + start.shape[1])
+        for end, side in _runs(begin, min(begin + AHEAD, steps), start.shape, smallest=3 if l2 else 1):
+            while bool((left := walk.standing & (walk.query < end)).any()):
+                walk.advance(left, end, _l2_candidate if l2 else _linf_candidate, side, drawn)
+        task.tick(begin / steps)
+    result[rows] = walk.x
     return result
+
+
+class _Walk:
+    """Images on their way, each at a query of its own.
+
+    `x` and `margin` are what each has reached, `query` the next one of each, `standing` whom the judge does not
+    call fooled; `taken` of `looked` candidates helped of late, which says how many are worth looking at together.
+    """
+
+    def __init__(self, task: Task, x: Tensor, margin: Tensor) -> None:
+        self.task, self.x, self.margin = task, x, margin
+        self.query = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        self.taken = self.looked = 1.0
+
+    def only_standing(self) -> _Walk:
+        """The walk of the images that stand."""
+        if bool(self.standing.all()):
+            return self
+        walk = _Walk(self.task.only(self.standing), self.x[self.standing], self.margin[self.standing])
+        walk.query, walk.taken, walk.looked = self.query[self.standing], self.taken, self.looked
+        return walk
+
+    def rest(self, changed: Tensor) -> None:
+        """Let those of the `changed` images rest, `(B,)` bool, that the judge calls fooled."""
+        said = torch.where((self.margin < 0) & changed, -1, self.task.labels)
+        self.standing = self.standing & ~self.task.confirmed(self.x, said)
+
+    def advance(self, left: Tensor, end: int, candidate: Callable[..., Tensor], side: int, drawn: Tensor) -> None:
+        """Look at the next queries before `end` of the images `left`, `(B,)` bool, as far as they need no other."""
+        count = int(left.sum())
+        width = max(1, min(ROWS // count, AHEAD, round(self.looked / max(self.taken, 1e-3))))
+        queries = self.query[left][:, None] + torch.arange(width, device=left.device)
+        there = queries < end
+        image = left.nonzero().expand(-1, width)[there]
+        tried = self.task.only(image)
+        points = candidate(tried, self.x[image], side, drawn[image, queries[there] % AHEAD])
+        margins = _margin(tried, points)
+        better = torch.zeros_like(there).masked_scatter(there, margins < self.margin[image])
+        helped, first = better.any(1), better.int().argmax(1)
+        seen = torch.where(helped, first + 1, there.sum(1))
+        row = (there.sum(1).cumsum(0) - there.sum(1) + first)[helped]  # of `points`
+        self.query[left] += seen
+        changed = torch.zeros_like(left)
+        changed[image[row]] = True
+        self.x[image[row]], self.margin[image[row]] = points[row], margins[row]
+        self.looked = 0.9 * self.looked + int(seen.sum())
+        self.taken = 0.9 * self.taken + int(helped.sum())
+        if bool((self.margin[changed] < 0).any()):
+            self.rest(changed)
+
+
+def _runs(begin: int, end: int, shape: torch.Size, smallest: int) -> Iterator[tuple[int, int]]:
+    """The queries from `begin` to `end` in runs of one side: the end of each run, and its side in pixels."""
+    sides = [_side(i, shape, smallest) for i in range(begin, end)]
+    for i in range(begin, end):
+        if i + 1 == end or sides[i + 1 - begin] != sides[i - begin]:
+            yield i + 1, sides[i - begin]
 
 
 @torch.no_grad()
