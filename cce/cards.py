@@ -164,6 +164,8 @@ def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for row in metrics.get("attacks", []):
         config = AttackConfig(**{k: v for k, v in row.items() if k in names})
         rows.append((config.describe(), row))
+    for row in metrics.get("slow", []):
+        rows.append((f"{row['name']} (n = {row['images']})", row))
     for row in metrics.get("adaptive", []):
         rows.append((f"detector-aware: {row['name']} (n = {row['images']})", row))
     rows += [(f"not an attack: {row['name']}", row) for row in metrics.get("benign_corruptions", [])]

@@ -180,6 +180,7 @@ def config_of(row: dict[str, Any]) -> AttackConfig:
 def _released_row(c: Checkpoint, asked: AttackConfig) -> tuple[dict[str, Any], AttackConfig] | None:
     """The row of `metrics.json` for an attack of this kind and size, with the nearest number of steps."""
     rows = [(config_of(row), row) for row in c.metrics.get("attacks", [])]
+    rows += [(config_of(row["attack"]), row) for row in c.metrics.get("slow", [])]
     rows = [(config, row) for config, row in rows if _same_kind(asked, config)]
     if not rows:
         return None

@@ -42,7 +42,7 @@ class Measured:
     found: tuple[Found, ...]
 
     def of(self, kind: str) -> list[Found]:
-        """The findings of a kind: `attack`, `adaptive`, `benign` or `sanity`."""
+        """The findings of a kind: `attack`, `slow`, `adaptive`, `benign` or `sanity`."""
         return [f for f in self.found if f.column.kind == kind]
 
 
@@ -54,6 +54,8 @@ def measure(
     *,
     adaptive: int = 0,
     aware: Sequence[str] | None = None,
+    slow: Sequence[AttackConfig] = (),
+    slow_images: int = 0,
     epsilon: float = 8 / 255,
     seed: int = 0,
     search_dtype: torch.dtype = torch.float32,
@@ -74,6 +76,8 @@ def measure(
         adaptive: how many of the images, from the first, the detector-aware attacks get; 0: no such attack, and
             no corruption.
         aware: which detector-aware attacks, by name; None: all.
+        slow: attacks that only some of the images get.
+        slow_images: how many, from the first.
         epsilon: radius of noise and detector-aware attacks, pixel units.
         seed: of random starts and noise.
         search_dtype: what examples are searched for in; every figure is the float32 verdict on them.
@@ -101,12 +105,14 @@ def measure(
         "epsilon": epsilon,
     }
     known = aware_attacks(checkpoint.dataset, epsilon, images.shape[-1], aware) if adaptive else []
+    check(0 <= slow_images <= len(images), f"slow_images is {slow_images}; it is from 0 to {len(images)}")
     check(bool(known) or not adaptive, f"aware is {aware}; none of these knows the detector and fits these images")
     threshold = checkpoint.detector.threshold if checkpoint.detector else None
     columns = []
-    for config, count in [*((c, len(images)) for c in attacks), *((c, adaptive) for c in known)]:
-        kind = "adaptive" if config.info.aware else "attack"
-        drop = success == "any" and kind == "attack"
+    some = [*(("slow", c, slow_images) for c in slow if slow_images), *(("adaptive", c, adaptive) for c in known)]
+    for kind, config, count in [*(("attack", c, len(images)) for c in attacks), *some]:
+        kind = "adaptive" if config.info.aware else kind
+        drop = success == "any" and kind != "adaptive"
         columns.append(attack_column(model, search, config, count, kind=kind, drop=drop, threshold=threshold))
     columns += benign_columns(model, epsilon, len(images)) if adaptive else []
     if sanity:
@@ -231,11 +237,11 @@ def sample(name: str, seen: Outcome, settings: dict[str, Any] | None = None) -> 
 def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, Any]:
     """JSON values of a walk: what `metrics.json` holds.
 
-    `settings` first; then rows of `natural`, `attacks`, `adaptive`, `benign_corruptions`, each with `accuracy` (by
-    the example that the attack returned), `accuracy_any_step` (right on the image and at every step that could be
-    watched) and `fooled`, a bit an image, 1 where it was not. `worst_case` unites the attacks by image. Detection
-    figures are there only where the walk has detector-aware attacks and corruptions too, and in rows of
-    attacks only where these ran to their end.
+    `settings` first; then rows of `natural`, `attacks`, `slow`, `adaptive`, `benign_corruptions`, each with
+    `accuracy` (by the example that the attack returned), `accuracy_any_step` (right on the image and at every step
+    that could be watched) and `fooled`, a bit an image, 1 where it was not. `worst_case` unites the attacks by
+    image. Detection figures are there only where the walk has detector-aware attacks and corruptions too, and in
+    rows of attacks only where these ran to their end.
     """
     whole = bool(measured.of("adaptive") and measured.of("benign"))
     detector = detector if whole else None
@@ -244,9 +250,13 @@ def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, A
     result = {**measured.settings, "natural": _figures(clean, clean, detector), "attacks": []}
     for f in measured.of("attack"):
         result["attacks"].append({**_config(f.column), **_figures(f.outcome, clean, to_the_end), **_fooled(f)})
-    for kind, name in (("adaptive", "adaptive"), ("benign", "benign_corruptions")):
+    for kind, name, judge in (
+        ("slow", "slow", to_the_end),
+        ("adaptive", "adaptive", detector),
+        ("benign", "benign_corruptions", detector),
+    ):
         if measured.of(kind):
-            result[name] = [_named_row(f, clean, detector) for f in measured.of(kind)]
+            result[name] = [_named_row(f, clean, judge) for f in measured.of(kind)]
     if measured.of("attack"):
         result["worst_case"] = worst_case(measured, detector)
     if measured.of("sanity"):
@@ -267,12 +277,12 @@ def _fooled(f: Found) -> dict[str, Any]:
 def worst_case(measured: Measured, detector: Detector | None = None) -> list[dict[str, Any]]:
     """Accuracy where an image counts as lost as soon as any attack fools it: a row a norm, radius and set of images.
 
-    An attack in a smaller ball is one in a larger. `attacks` says how many are united. Where fewer images get the
-    detector-aware attacks, they have a row of their own, with all attacks on these. With a detector,
+    An attack in a smaller ball is one in a larger. `attacks` says how many are united. Where fewer images get some
+    attacks, they have a row of their own, with all attacks on these. With a detector,
     `wrong_and_unflagged`: some attack's returned example, or the image itself, is wrong and passes.
     """
     clean = measured.clean
-    tried = [(_ball(f), f) for f in measured.of("attack") + measured.of("adaptive")]
+    tried = [(_ball(f), f) for f in measured.of("attack") + measured.of("slow") + measured.of("adaptive")]
     rows = []
     for norm, epsilon, count in sorted({ball for ball, _ in tried}, key=lambda b: (b[0], b[1], -b[2])):
         inside = [f for (n, e, c), f in tried if n == norm and e <= epsilon and c >= count]

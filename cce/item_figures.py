@@ -73,8 +73,8 @@ def released_detection(c: Checkpoint) -> list[dict[str, Any]]:
     wanted = ("accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged")
     rows = []
     for kind, name in parts:
-        for row in c.metrics[name]:
-            config = config_of(row) if kind == "attack" else None
+        for row in [*c.metrics[name], *(c.metrics.get("slow", []) if kind == "attack" else [])]:
+            config = config_of(row) if kind == "attack" and "attack" not in row else None
             said = {k: row[k] for k in wanted if k in row}
             images = row.get("images", c.metrics["images"])
             rows.append({"kind": kind, "name": config.describe() if config else row["name"], "images": images, **said})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cce.checkpoints import Checkpoint, training_record
-from cce.config import AttackConfig, ConfigError, TrainConfig, default_attack
+from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.data import Dataset
 from cce.detection import calibrate
 from cce.outcomes import outcome
@@ -48,6 +49,18 @@ def attack_suite(checkpoint: Checkpoint) -> list[AttackConfig]:
         suite += [replace(fine, name=name) for name in ("bim", "mim")]
         suite += [replace(fine, epsilon=min(1.0, base.epsilon * k / 8)) for k in (1, 2, 4, 16, 24)]
     return suite
+
+
+SLOW = ("mt-pgd", "mt-bim", "mt-mim", "spsa", "autoattack", "bb")
+"""The attacks of Tables 3, 4, 10 and 11 that take a hundred forward passes an image, or thousands."""
+
+
+def slow_suite(dataset: str) -> list[AttackConfig]:
+    """The paper's slow attacks that can run here, at the default epsilon; B&B needs a package."""
+    base = default_attack(dataset)
+    known = [(name, ATTACKS[name]) for name in SLOW]
+    here = [(name, a) for name, a in known if a.package is None or importlib.util.find_spec(a.package)]
+    return [replace(base, name=name, steps=a.steps or base.steps) for name, a in here]
 
 
 def figure_attacks(

@@ -148,7 +148,7 @@ def _three_steps(epsilon: float) -> TrainingAttack:
 
 
 def _resnet20_fast(defense: str) -> TrainConfig:
-    """SGD on one-cycle curves, thirteen epochs: all but detection mode take eight and five with three-step PGD at 8/255.
+    """SGD on one-cycle curves, thirteen epochs; without detection mode, eight and five of three-step PGD at 8/255.
 
     The second, lower cycle is worth its time: CCE-RM's robust accuracy stood at 39.7 % after the first
     (PGD k=20, 8/255, the first 1,000 test images).

@@ -54,6 +54,21 @@ def test_one_walk_writes_metrics_card_and_detection(folder, capsys, one_aware, h
     assert not list((home / "evaluations").iterdir())  # nothing is left lying about
 
 
+def test_slow_attacks_on_some_of_the_images(folder, capsys, one_aware, monkeypatch):
+    monkeypatch.setattr("cce.presets.SLOW", ("mt-bim", "spsa"))
+    words = ["evaluate", str(folder), "--n", "6", "--adaptive", "2", "--attacks", "fgsm", "--slow", "3", "--write"]
+    assert main(words) == 0
+    assert "Multi-targeted BIM k=20" in capsys.readouterr().out
+    found = checkpoints.load(folder).metrics
+    assert [(row["attack"]["name"], row["images"], len(row["fooled"])) for row in found["slow"]] == [
+        ("mt-bim", 3, 3), ("spsa", 3, 3),
+    ]  # fmt: skip
+    assert all({"auc", "flagged", "wrong_and_unflagged"} <= set(row) for row in found["slow"])
+    assert [(row["images"], row["attacks"]) for row in found["worst_case"]] == [(6, 1), (3, 3), (2, 4)]
+    assert "--slow 3" in found["command"]
+    assert "SPSA k=50, epsilon 38.25/255 (n = 3) |" in (folder / "README.md").read_text()
+
+
 def test_success_any_needs_no_detector_aware_attacks(folder, capsys):
     assert main(["evaluate", str(folder), "--n", "6", "--attacks", "pgd:3", "--success", "any", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -99,6 +114,7 @@ def test_attacks_by_spaces_commas_and_fields():
         (["--attacks", "pgd:20:800"], "did you mean"),
         (["--sanity", "-1"], "--sanity is -1"),
         (["--adaptive", "-1"], "--adaptive is -1"),
+        (["--slow", "-1"], "--slow is -1"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--transfer-from", "digits-cce-rm"], "--transfer-from is for --sanity"),
         (["--sanity", "--transfer-from", "cifar10-resnet20-cce-rm"], "is of cifar10; tiny is of digits"),

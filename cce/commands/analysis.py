@@ -17,7 +17,8 @@ from cce import checkpoints, data, figures, presets, report
 from cce.cards import percent
 from cce.checkpoints import Checkpoint
 from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
-from cce.commands.evaluation import ATTACK_FORM, load_dataset, parse_attack, parse_attacks
+from cce.commands.datasets import add_data_dir, check_classes, load_dataset
+from cce.commands.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.commands.pictures import add_picture_and_attack, attack_config, load_input
 from cce.config import check
 from cce.detection import SCORES, DetectionReport
@@ -62,6 +63,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--resolution", type=int, default=41, help="points along an axis")
     p.add_argument("--out", type=Path, help=_OUT)
     add_device_and_data(p)
+    add_data_dir(p)
     add_json(p)
 
     p = commands.add("reproduce", reproduce, "The paper's tables and figures, measured on the checkpoints there are.")
@@ -88,6 +90,7 @@ def _add_common(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
     add_device_and_data(p)
+    add_data_dir(p)
     add_json(p)
 
 
@@ -102,7 +105,7 @@ def detect(options: argparse.Namespace) -> int:
     base = presets.default_attack(checkpoint.dataset)
     texts = options.attacks
     attacks = parse_attacks(texts, base) if texts else presets.figure_attacks(checkpoint.dataset)
-    dataset = load_dataset(checkpoint, options.data)
+    dataset = load_dataset(checkpoint, options)
     x, labels = _images(dataset.detection_test, options.n, "detect")
     held = dataset.calibration
     with progress_bar() as tell:
@@ -118,7 +121,7 @@ def detect(options: argparse.Namespace) -> int:
             seed=options.seed,
             report=tell,
         )
-    record = _record(options, [checkpoint], len(x), device)
+    record = _record(options, [checkpoint], dataset.name, len(x), device)
     if options.write:
         write_measurement(checkpoint, "detection", {**record, "report": found.to_json()})
     rows = found.rows(options.score)
@@ -159,7 +162,12 @@ def transfer(options: argparse.Namespace) -> int:
     check(len({c.id for c in made}) == len(made), "the same ensemble is named twice")
     base = presets.default_attack(made[0].dataset)
     config = parse_attack(options.attack, base) if options.attack else base
-    x, labels = _images(load_dataset(made[0], options.data).detection_test, options.n, "transfer")
+    dataset = load_dataset(made[0], options)
+    for other in made[1:]:
+        check_classes(other, dataset.classes, dataset.name)
+        shape = other.model.config.input_shape
+        check(shape == dataset.input_size, f"{other.id} takes pictures of {shape}, {made[0].id} {dataset.input_size}")
+    x, labels = _images(dataset.detection_test, options.n, "transfer")
     x, labels = x.to(device), labels.to(device)
     alone = len(made) == 1
     with progress_bar() as tell:
@@ -174,7 +182,7 @@ def transfer(options: argparse.Namespace) -> int:
             models = {c.id: c.model for c in made}
             found = black_box(models, x, labels, config, seed=options.seed, progress=ticks)
             figure, square, names = figures.black_box(found), found.a, list(found.names)
-    told = _record(options, made, len(x), device)
+    told = _record(options, made, dataset.name, len(x), device)
     record = {**told, "transferability": found.to_json()}
     if options.write and alone:
         write_measurement(made[0], "transferability", record)
@@ -295,16 +303,19 @@ def _images(split: data.Split, n: int, command: str) -> tuple[Tensor, Tensor]:
     return split.pixels(), split.labels
 
 
-def _record(options: argparse.Namespace, made: Sequence[Checkpoint], n: int, device: Any) -> dict[str, Any]:
+def _record(
+    options: argparse.Namespace, made: Sequence[Checkpoint], dataset: str, n: int, device: Any
+) -> dict[str, Any]:
     """What a measurement says of itself."""
     names = [c.id for c in made]
     said = ["python", "-m", "cce", options.command, *names, "--n", str(n), "--seed", str(options.seed)]
     for name in ("attacks", "attack"):
         value = getattr(options, name, None)
         said += [f"--{name}", *([value] if isinstance(value, str) else value)] if value else []
+    said += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     return {
         "checkpoint": ", ".join(names),
-        "data": f"the first {n} test images of {made[0].dataset}",
+        "data": f"the first {n} test images of {dataset}",
         "n": n,
         "seed": options.seed,
         "device": checkpoints.machine_name(device),

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
-from cce import checkpoints, data, presets
+from cce import checkpoints, presets
 from cce.cards import measured_rows, model_card, percent, sanity_lines, worst_case_lines
 from cce.checkpoints import Checkpoint
 from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.commands.datasets import add_data_dir, load_dataset
 from cce.config import ATTACKS, AttackConfig, ConfigError, check
 from cce.measurements import write_measurement
 from cce.models import fast_dtype, resolve_device
-from cce.processes import Processes, join_processes
+from cce.processes import join_processes
 from cce.runs import write_atomically
 
 ATTACK_FORM = "NAME[:STEPS[:EPSILON[:STEP_SIZE]]][:FIELD=VALUE]"
@@ -46,6 +47,14 @@ def add(commands: Commands) -> None:
         type=int,
         help="of these, how many get every detector-aware attack; 0: none, and no figures of detection "
         "(default: 200, or 0 with --success any)",
+    )
+    p.add_argument(
+        "--slow",
+        type=int,
+        default=0,
+        metavar="N",
+        help="on N of these, also the paper's slow attacks: multi-targeted PGD, BIM and MIM, SPSA, Auto-Attack, and "
+        "B&B where numba is installed",
     )
     p.add_argument(
         "--success",
@@ -84,6 +93,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
     add_device_and_data(p)
+    add_data_dir(p)
     add_json(p)
 
 
@@ -138,13 +148,14 @@ def evaluate(options: argparse.Namespace) -> int:
     check(options.sanity > 0 or not options.transfer_from, "--transfer-from is for --sanity; add --sanity")
     adaptive = (200 if options.success == "last" else 0) if options.adaptive is None else options.adaptive
     check(adaptive >= 0, f"--adaptive is {adaptive}; it must be 0 or more")
+    check(options.slow >= 0, f"--slow is {options.slow}; it is a number of images, 0 for none")
     processes = join_processes(resolve_device(options.device))
     device = processes.device or resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     base = presets.default_attack(checkpoint.dataset)
     attacks = parse_attacks(options.attacks, base) if options.attacks else presets.attack_suite(checkpoint)
     sources = _sources(options.transfer_from, checkpoint, device)
-    dataset = load_dataset(checkpoint, options.data, processes)
+    dataset = load_dataset(checkpoint, options, processes)
     split = dataset.detection_test
     if options.n > len(split) and processes.main:
         print(f"cce evaluate: there are {len(split)} test images; all are used", file=sys.stderr)
@@ -160,6 +171,8 @@ def evaluate(options: argparse.Namespace) -> int:
                 split.labels.to(device),
                 attacks,
                 adaptive=min(adaptive, len(split)),
+                slow=presets.slow_suite(checkpoint.dataset) if options.slow else (),
+                slow_images=min(options.slow, len(split)),
                 epsilon=base.epsilon,
                 seed=options.seed,
                 search_dtype=search_dtype,
@@ -178,7 +191,7 @@ def evaluate(options: argparse.Namespace) -> int:
         return 0
     taken_up = sum(f.taken_up for f in measured.found)
     record = {
-        **_record(options, checkpoint, len(split), adaptive, device),
+        **_record(options, checkpoint, dataset.name, len(split), adaptive, device),
         "seconds": round(time.perf_counter() - started + taken_up / processes.count, 1),
         "processes": processes.count,
         "versions": {"torch": torch.__version__, "cce": checkpoints.version_of_cce()},
@@ -206,15 +219,6 @@ def partial_results() -> Path:
     return Path(home).expanduser() / "evaluations"
 
 
-def load_dataset(checkpoint: Checkpoint, root: Path | None, processes: Processes | None = None) -> data.Dataset:
-    """The ensemble's data set, digits at the size that it takes; the main process gets it first."""
-    size = checkpoint.model.config.input_shape[1] if checkpoint.dataset == "digits" else None
-    processes = processes or Processes()
-    found = data.load(checkpoint.dataset, root, size) if processes.main else None
-    processes.gather(None)
-    return found or data.load(checkpoint.dataset, root, size)
-
-
 def _sources(names: Sequence[str], checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
     """Other ensembles on the same data set, by id."""
     found = {}
@@ -229,17 +233,19 @@ def _sources(names: Sequence[str], checkpoint: Checkpoint, device: torch.device)
 
 
 def _record(
-    options: argparse.Namespace, checkpoint: Checkpoint, n: int, adaptive: int, device: torch.device
+    options: argparse.Namespace, checkpoint: Checkpoint, dataset: str, n: int, adaptive: int, device: torch.device
 ) -> dict[str, Any]:
     """What an evaluation says of itself."""
     said = ["python", "-m", "cce", "evaluate", f"checkpoints/{checkpoint.id}", "--n", str(n)]
     said += ["--adaptive", str(adaptive), "--seed", str(options.seed)]
+    said += ["--slow", str(options.slow)] if options.slow else []
     said += ["--attacks", *options.attacks] if options.attacks else []
     said += ["--success", options.success] if options.success != "last" else []
     said += ["--sanity", str(options.sanity)] if options.sanity else []
     said += ["--transfer-from", *options.transfer_from] if options.transfer_from else []
+    said += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     return {
-        "data": f"the first {n} test images of {checkpoint.dataset}",
+        "data": f"the first {n} test images of {dataset}",
         "device": checkpoints.machine_name(device),
         "command": shlex.join(said),
     }

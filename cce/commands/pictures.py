@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from cce import data
 from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES
 from cce.checkpoints import Checkpoint
 from cce.commands import Commands, add_device_and_data, add_json, find_checkpoint
+from cce.commands.datasets import add_data_dir, load_dataset
 from cce.config import AttackConfig, check, default_attack
 from cce.models import resolve_device
 from cce.pictures import read_picture, to_model_input, to_png
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     add_picture_and_attack(p)
     p.add_argument("--out", type=Path, help="write the adversarial picture here, as PNG")
     add_device_and_data(p)
+    add_data_dir(p)
     add_json(p)
 
 
@@ -71,10 +72,10 @@ def attack_config(options: argparse.Namespace, dataset: str, classes: Sequence[s
     )
 
 
-def class_index(text: str, classes: Sequence[str], what: str) -> int:
-    """Index of a class given by its name or index; `what` is what the message calls it."""
+def class_index(text: str, classes: Sequence[str], what: str, also: str = "") -> int:
+    """Index of a class given by its name or index; the message calls it `what`, and says what else there is."""
     known = text in classes or (text.isdigit() and int(text) < len(classes))
-    check(known, f"{what} is {text!r}; it is 0 to {len(classes) - 1}, or one of {', '.join(classes)}")
+    check(known, f"{what} is {text!r}; it is {also}0 to {len(classes) - 1}, or one of {', '.join(classes)}")
     return classes.index(text) if text in classes else int(text)
 
 
@@ -112,7 +113,7 @@ def load_input(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[tor
     """The picture at the model's size and its label, from a file or `test:INDEX`."""
     label: int | None = None
     if options.picture.startswith("test:"):
-        split = data.load(checkpoint.dataset, options.data).test
+        split = load_dataset(checkpoint, options).test
         index = options.picture.removeprefix("test:")
         check(
             index.isdigit() and int(index) < len(split),
@@ -122,11 +123,5 @@ def load_input(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[tor
     else:
         x, _ = to_model_input(read_picture(options.picture), *checkpoint.model.config.input_shape)
     if options.label != "auto":
-        names = checkpoint.classes
-        known = options.label in names or (options.label.isdigit() and int(options.label) < len(names))
-        check(
-            known,
-            f"label is {options.label!r}; it is auto, 0 to {len(names) - 1}, or one of {', '.join(names)}",
-        )
-        label = names.index(options.label) if options.label in names else int(options.label)
+        label = class_index(options.label, checkpoint.classes, "label", "auto, ")
     return x, label
