@@ -227,6 +227,7 @@ def _ascend_until_fooled(task: Task, start: Tensor, step_size: float, steps: int
                 direction.keep(~fooled)
         else:
             x = moved
+        task.tick((i + 1) / steps)
         if not len(rows):
             break
     return result

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cce.attack_task import check_batch
 from cce.config import check
 from cce.fooling import Attacked
 from cce.models import Ensemble
@@ -167,10 +168,12 @@ def walk(
         report: called as `report(what, fraction)`; first with what an earlier walk had done.
 
     Raises:
-        ConfigError: an ensemble whose outputs are not numbers, or settings that cannot be used.
+        ConfigError: images outside [0, 1], labels that do not fit, an ensemble whose outputs are not numbers, or
+            settings that cannot be used.
     """
     check(batch_size >= 1, f"batch_size is {batch_size}; it must be at least 1")
     check(len(images) > 0, "there are no images to evaluate on")
+    check_batch(model, images, labels)
     processes, report = processes or Processes(), report or (lambda what, fraction: None)
     clean = outcome(model, images, labels, batch_size)
     check(

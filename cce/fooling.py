@@ -27,8 +27,7 @@ class WatchedEnsemble(Ensemble):
     """Stands in for `search` in an attack on `x`; notes the first fooling point of each image.
 
     A point fools where `search` gives it a wrong label, it lies in the ball, and `judge`, in float32,
-    finds it wrong too; an image that `search` alone takes for fooled goes on. With `drop`, fooled
-    images are left out of further passes: they get uniform outputs and no gradient.
+    finds it wrong too; an image that `search` alone takes for fooled goes on.
 
     Args:
         search: the copy that examples are searched on.
@@ -37,7 +36,6 @@ class WatchedEnsemble(Ensemble):
         labels: true labels `(B,)`.
         config: the attack; its ball.
         fooled: where an image counts as fooled already, `(B,)`; its point is `x`.
-        drop: leave fooled images out.
         tick: called after each forward pass with their number.
     """
 
@@ -50,51 +48,36 @@ class WatchedEnsemble(Ensemble):
         config: AttackConfig,
         *,
         fooled: Tensor | None = None,
-        drop: bool = False,
         tick: Callable[[int], None] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.config, self.members = search.config, search.members
         self.right = lambda points, y: outcome(judge, points, y).right
-        self.x, self.labels, self.attack, self.drop, self.tick = x, labels, config, drop, tick
+        self.x, self.labels, self.attack, self.tick = x, labels, config, tick
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device) if fooled is None else fooled.clone()
         self.points = x.clone()
         self.passes = 0
-        self.left = (~self.fooled).nonzero().flatten()  # rows still searched for
 
     def member_logits(self, z: Tensor) -> Tensor:
-        """`search`'s logits `(N, B, classes)`; uniform where an image is left out."""
+        """`search`'s logits `(N, B, classes)`."""
         self.passes += 1
         if self.tick:
             self.tick(self.passes)
-        if len(z) != len(self.x):  # a part of the batch: which part is not known
-            return super().member_logits(z)
-        if not self.drop or len(self.left) == len(z):
-            logits = super().member_logits(z)
-            self._note(z.detach(), logits.detach(), torch.arange(len(z), device=z.device))
-            return logits
-        rows = self.left
-        everyone = z.flatten(1).sum(1)[:, None].expand(-1, self.config.classes) * 0  # keeps the gradient defined
-        everyone = everyone.expand(len(self.members), -1, -1)
-        if not len(rows):
-            return everyone
-        part = z[rows]
-        logits = super().member_logits(part)
-        self._note(part.detach(), logits.detach(), rows)
-        return everyone.index_copy(1, rows, logits)
+        logits = super().member_logits(z)
+        if len(z) == len(self.x):  # else a part of the batch, and which part is not known
+            self._note(z.detach(), logits.detach())
+        return logits
 
     @torch.no_grad()
-    def _note(self, points: Tensor, logits: Tensor, rows: Tensor) -> None:
-        """Take down who is fooled first at `points`, those of the images `rows`."""
-        wrong = (log_mean_probability(logits).argmax(-1) != self.labels[rows]) & ~self.fooled[rows]
-        if not wrong.any():
+    def _note(self, points: Tensor, logits: Tensor) -> None:
+        """Take down who is fooled first at `points`."""
+        rows = ((log_mean_probability(logits).argmax(-1) != self.labels) & ~self.fooled).nonzero().flatten()
+        if not len(rows):
             return
-        rows, points = rows[wrong], points[wrong]
+        points = points[rows]
         confirmed = ~self.right(points, self.labels[rows]) & inside_ball(points, self.x[rows], self.attack)
-        rows, points = rows[confirmed], points[confirmed]
-        self.fooled[rows] = True
-        self.points[rows] = points
-        self.left = (~self.fooled).nonzero().flatten()
+        self.fooled[rows[confirmed]] = True
+        self.points[rows[confirmed]] = points[confirmed]
 
 
 def inside_ball(points: Tensor, x: Tensor, config: AttackConfig) -> Tensor:
@@ -151,20 +134,28 @@ def run_attack(
     """
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device) if wrong is None else wrong
     tick = tick or (lambda fraction: None)
-    given = {"seed": seed, "numbers": numbers, "batch_size": max(1, len(x)), "judge": judge, "threshold": threshold}
+    numbers = range(len(x)) if numbers is None else numbers
+    given = {"seed": seed, "batch_size": max(1, len(x)), "judge": judge, "threshold": threshold}
+
+    def progress(done: int, total: int) -> None:
+        tick(done / max(1, total))
+
     if not (watch and stepwise(config)):
-
-        def progress(done: int, total: int) -> None:
-            tick(done / max(1, total))
-
-        examples = attack(search, x, labels, config, progress=progress, **given)
+        examples = attack(search, x, labels, config, progress=progress, numbers=numbers, **given)
+        return judged(judge, examples, labels, wrong)
+    if drop and config.toward is None:  # an attack towards a class rests at that class alone, not at any wrong one
+        examples, left = x.clone(), (~wrong).nonzero().flatten()
+        mine = [numbers[i] for i in left.tolist()]
+        examples[left] = attack(
+            search, x[left], labels[left], config, early=True, progress=progress, numbers=mine, **given
+        )
         return judged(judge, examples, labels, wrong)
 
     def passed(done: int) -> None:
         tick(min(1.0, done / config.steps))
 
-    watched = WatchedEnsemble(search, judge, x, labels, config, fooled=wrong, drop=drop, tick=passed)
-    examples = attack(watched, x, labels, config, **given)
+    watched = WatchedEnsemble(search, judge, x, labels, config, fooled=wrong, tick=passed)
+    examples = attack(watched, x, labels, config, numbers=numbers, **given)
     if drop:
         examples = torch.where(watched.fooled[:, None, None, None], watched.points, examples)
     return judged(judge, examples, labels, watched.fooled)

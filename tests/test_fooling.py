@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from cce.attacks import attack
 from cce.config import AttackConfig
@@ -43,6 +42,15 @@ def test_dropping_finds_whom_the_plain_loop_finds(name, trained, batch):
     assert torch.equal(dropped.examples[wrong], x[wrong])
     left = ~dropped.fooled
     torch.testing.assert_close(dropped.examples[left], whole.examples[left], atol=1e-6, rtol=0)
+
+
+def test_towards_a_class_any_wrong_label_on_the_way_counts(trained, batch):
+    model, (x, labels), c = trained(2), batch, config("bim", toward=3, epsilon=0.2, step_size=0.05)
+    plain = fooled_at_any_step(model, x, labels, c)
+    for drop in (False, True):
+        assert torch.equal(run_attack(model, model, x, labels, c, drop=drop).fooled, plain)
+    reached = model(attack(model, x, labels, c)).argmax(1) == 3
+    assert (plain & ~reached).any()
 
 
 def test_l2_steps_are_watched_too(trained, batch):
@@ -104,20 +112,20 @@ def test_a_point_outside_the_ball_fools_nobody(thresholds):
     assert not inside_ball(x + 0.1, x, AttackConfig("pgd", 0.3, 0.1, norm="l2")).any()  # 4 * .1 = .4
 
 
-def test_dropped_images_are_left_out_of_passes_and_have_no_gradient(trained, batch):
-    model, (x, labels) = trained(2), batch
-    fooled = torch.arange(len(x)) % 3 == 0
-    sizes = []
+def test_dropped_images_are_left_out_of_passes(trained, batch):
+    """Pass after pass has as many images as the plain loop has left, and it costs less than all of them each time."""
+    model, (x, labels), c = trained(2), batch, config("bim")
+    wrong, sizes, seen = ~outcome(model, x, labels).right, [], []
+    attack(model, x, labels, c, watch=lambda i, z: seen.append(outcome(model, z.detach(), labels).right))
+    left = [int((torch.stack(seen[: i + 1]).all(0)).sum()) for i in range(c.steps)]
     hook = model.members[0].register_forward_hook(lambda m, inputs, out: sizes.append(len(inputs[0])))
-    watched = WatchedEnsemble(model, model, x, labels, config("pgd"), fooled=fooled, drop=True)
-    z = x.clone().requires_grad_(True)
-    loss = F.nll_loss(watched(z), labels, reduction="sum")
+    ticks = []
+    run_attack(
+        SearchCopy(trained(2), torch.float32).model, model, x, labels, c, wrong=wrong, drop=True, tick=ticks.append
+    )
     hook.remove()
-    (gradient,) = torch.autograd.grad(loss, z)
-    assert sizes[0] == (~fooled).sum()
-    assert gradient[fooled].abs().max() == 0 and (gradient[~fooled].flatten(1).abs().amax(1) > 0).all()
-    whole = torch.autograd.grad(F.nll_loss(model(z), labels, reduction="sum"), z)[0]
-    torch.testing.assert_close(gradient[~fooled], whole[~fooled], atol=1e-5, rtol=1e-4)
+    assert sizes == [left[0], *left[:-1]] and left[-1] < left[0] < len(x)
+    assert len(set(ticks)) > 3 and ticks == sorted(ticks) and ticks[-1] == 1
 
 
 def test_all_fooled_from_the_start_costs_nothing(trained, batch):
@@ -129,7 +137,13 @@ def test_all_fooled_from_the_start_costs_nothing(trained, batch):
 
 @pytest.mark.parametrize(
     ("changes", "can"),
-    [({}, True), ({"target": "member 1"}, False), ({"restarts": 2}, False), ({"name": "spsa"}, False)],
+    [
+        ({}, True),
+        ({"target": "member 1"}, False),
+        ({"restarts": 2}, False),
+        ({"toward": 3}, True),
+        ({"name": "spsa"}, False),
+    ],
 )
 def test_what_can_be_watched(changes, can):
     assert stepwise(AttackConfig(**{"name": "pgd", **changes})) == can

@@ -1,6 +1,8 @@
 """Signs of masked gradients: seen where gradients are masked, and not where they are not."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from cce.cards import model_card, sanity_lines
 from cce.checkpoints import Checkpoint
-from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError
+from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError, ModelConfig
 from cce.engine import Column, Found
 from cce.evaluation import evaluate, measure, metrics
 from cce.models import Ensemble
@@ -127,6 +129,62 @@ def test_gradient_free_attacks_come_from_the_registry_and_are_compared(trained, 
     names = [c.name for c in gradient_free_attacks(BASE)]
     assert "spsa" in names and all(ATTACKS[n].gradient_free for n in names)
     assert {c.epsilon for c in gradient_free_attacks(BASE)} == {0.1}
+
+
+class Saturated(nn.Module):
+    """`member` with logits 10,000 times as large: the same labels, and float32 gradients of exactly 0 where right."""
+
+    def __init__(self, member: nn.Module) -> None:
+        super().__init__()
+        self.member = member
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1e4 * self.member(x)
+
+
+@pytest.fixture(scope="module")
+def undefended(digits) -> Ensemble:
+    """One network trained on clean digits alone: an attack at 0.2 fools nearly all of them."""
+    torch.manual_seed(0)
+    model = Ensemble(ModelConfig("resnet8", 1, 10, (1, 8, 8)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    generator = torch.Generator().manual_seed(0)
+    x, labels = digits.train.pixels(), digits.train.labels
+    for _ in range(50):
+        chosen = torch.randint(0, len(x), (64,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.nll_loss(model(x[chosen]), labels[chosen]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("saturated", [True, False])
+def test_spsa_exposes_masked_gradients_and_suspects_nobody_else(saturated, undefended, digits, monkeypatch):
+    """PGD's cross-entropy has no gradient left; SPSA climbs the margin, which saturates nowhere."""
+
+    def only_spsa(base):
+        return [replace(c, steps=20) for c in gradient_free_attacks(base) if c.name == "spsa"]
+
+    monkeypatch.setattr("cce.sanity.gradient_free_attacks", only_spsa)
+    x, labels = digits.test.pixels()[:20], digits.test.labels[:20]
+    right = undefended(x).argmax(1) == labels
+    x, labels, model = x[right][:12], labels[right][:12], copy.deepcopy(undefended)
+    if saturated:
+        model.members = nn.ModuleList(Saturated(m) for m in model.members)
+        z = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(nn.functional.nll_loss(model(z), labels), z)
+        assert not gradient.any()
+    made = Checkpoint("t", model, "digits", digits.classes, CCE_RM, {})
+    sanity = Sanity(AttackConfig("pgd", 0.2, 0.05, 8), 12, gradient_free=12)
+    measured = measure(made, x, labels, [], sanity=sanity)
+    checks = {one["name"]: one for one in sanity_figures(measured.of("sanity"))["checks"]}
+    free = checks["gradient-free no stronger than gradient-based"]
+    assert free["holds"] != saturated and ("warning" in free) == saturated
+    spsa, of_pgd = free["figures"][0]["accuracy"], free["figures"][0]["white_box_accuracy"]
+    assert spsa <= 0.5 and of_pgd == (1 if saturated else pytest.approx(0, abs=0.1))
+    if saturated:
+        assert free["warning"].startswith("gradient masking likely: SPSA k=20")
+        assert "of 12 images more than PGD k=8" in free["warning"]
 
 
 @pytest.mark.parametrize(
