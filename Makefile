@@ -5,11 +5,13 @@
 # PYTHON=python3.12   the Python to build .venv with (3.11 or newer)
 # PORT=7861           the Studio's port
 # CHROMIUM=/path      the browser that the browser tests drive
+# WORKERS=1           how many processes share the tests (as many as cores, at most 4; 0: pytest's own)
 # PYTEST_ARGS="..."   handed to pytest, as in PYTEST_ARGS='-m "not slow"'
 
 PYTHON ?= python3
 PORT ?= 7860
 CHROMIUM ?=
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$n || echo 4)
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -29,7 +31,7 @@ app: $(VENV)/.app-installed
 
 test: $(VENV)/.dev-installed browser
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

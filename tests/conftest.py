@@ -1,9 +1,16 @@
 """Tiny ensembles for every test of the library: random, trained for a few seconds, and worked out by hand."""
 
-import copy
-from collections.abc import Callable
-from pathlib import Path
+from __future__ import annotations
 
+import copy
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +23,76 @@ from cce.config import CCE_DM, ModelConfig
 from cce.data import Dataset
 from cce.detection import Detector
 from cce.models import Ensemble, evaluating
+from cce.pictures import to_png
+from cce.runs import RunFolder
+from cce.training import Trainer
+from tiny_runs import tiny_config
 
+if TYPE_CHECKING:
+    from app.services.models import Registry
+    from app.studio import Studio
+
+# Several workers and the processes that they start share the cores.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_OPT", "0")  # what runs for milliseconds need not be compiled well
+
+# What takes longest begins first, so that no worker ends long after the others.
+LONGEST = ("browser", "test_attacks_all", "test_train_tab", "test_jobs", "test_training_faults", "test_training_runs")
+
+
+def group(nodeid: str) -> str:
+    """What one worker runs together: a file; the tabs' files, which share a Studio; the examples in docstrings."""
+    path = Path(nodeid.split("::")[0])
+    if path.parts[0] != "tests":
+        return "docstrings"
+    return "browser" if path.parent.name == "browser" and path.stem != "test_train_tab" else path.stem
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each worker whole groups, in the order of `pytest_collection_modifyitems`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest, where several workers share the tests."""
+    if hasattr(config, "workerinput"):
+        places = {name: i for i, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(group(item.nodeid), len(places)))
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    """No test sees what another left: random state, folder, variables, signal handlers, threads."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    folder, variables = os.getcwd(), dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    os.chdir(folder)
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests see no data set that was fetched onto this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCE_DATA", str(tmp_path_factory.mktemp("no-data")))
+        yield
 
 
 class MeanThreshold(nn.Module):
@@ -109,3 +184,39 @@ def tiny_checkpoints(_three_members: Ensemble, tmp_path_factory: pytest.TempPath
         checkpoint = Checkpoint(name, model.eval(), "digits", tuple("0123456789"), CCE_DM, {}, detector)
         checkpoints.save(checkpoint, folder / name)
     return folder
+
+
+@pytest.fixture
+def trainer(digits, tmp_path):
+    """Makes a `Trainer` with changes to the tiny config."""
+
+    def make(**changes) -> Trainer:
+        folder = RunFolder(tmp_path / "run")
+        folder.create({})
+        return Trainer(tiny_config(**changes), digits, folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def registry(tiny_checkpoints: Path) -> Registry:
+    """The tiny checkpoints as the Studio lists them."""
+    from app.services.models import Registry
+
+    return Registry([tiny_checkpoints], "cpu")
+
+
+@pytest.fixture(scope="module")
+def studio(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """A Studio of the tiny checkpoints, without a data set."""
+    from app.studio import Studio
+
+    return Studio(registry, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def digit_png(digits: Dataset, tmp_path: Path) -> Path:
+    """A test digit as a picture file."""
+    path = tmp_path / "digit.png"
+    path.write_bytes(to_png(digits.test.pixels()[3]))
+    return path

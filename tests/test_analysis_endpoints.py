@@ -10,19 +10,11 @@ from gradio_client.exceptions import AppError
 
 from app import analysis_endpoints
 from app.services import attacks, detection, surfaces
-from app.services.models import Registry
 from app.studio import Studio
 from app.tabs import detection as detection_tab
 from app.tabs import detection_numbers, picture_picker
 from app.tabs import surface as surface_tab
 from cce import examples
-from cce.data import Dataset
-from cce.pictures import to_png
-
-
-@pytest.fixture(scope="module")
-def studio(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return Studio(Registry([tiny_checkpoints], "cpu"), tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +24,6 @@ def client(studio: Studio) -> Iterator[Client]:
     _, address, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False)
     yield Client(address, verbose=False)
     demo.close()
-
-
-@pytest.fixture
-def picture(digits: Dataset, tmp_path: Path) -> Path:
-    path = tmp_path / "digit.png"
-    path.write_bytes(to_png(digits.test.pixels()[3]))
-    return path
 
 
 def test_they_are_named_and_take_what_they_should(client: Client):
@@ -51,9 +36,9 @@ def test_they_are_named_and_take_what_they_should(client: Client):
     }
 
 
-def test_surface_gives_axes_and_a_grid_for_each_view(client: Client, picture: Path):
+def test_surface_gives_axes_and_a_grid_for_each_view(client: Client, digit_png: Path):
     said = client.predict(
-        image=handle_file(picture),
+        image=handle_file(digit_png),
         label="7",
         model="tiny-three",
         steps=2,
@@ -89,9 +74,9 @@ def test_what_cannot_be_measured_is_said_in_words(client: Client, change: dict, 
         client.predict(**given, api_name="/detection")
 
 
-def test_a_surface_that_cannot_be_drawn_is_said_in_words(client: Client, picture: Path):
+def test_a_surface_that_cannot_be_drawn_is_said_in_words(client: Client, digit_png: Path):
     with pytest.raises(AppError, match="The resolution is 500"):
-        client.predict(image=handle_file(picture), model="tiny-two", resolution=500, api_name="/surface")
+        client.predict(image=handle_file(digit_png), model="tiny-two", resolution=500, api_name="/surface")
 
 
 # The tabs

@@ -6,7 +6,6 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,13 +30,8 @@ CONFIG = AttackConfig("pgd", 38.25 / 255, 9.5625 / 255, 8)
 
 
 @pytest.fixture(scope="module")
-def registry(tiny_checkpoints: Path) -> Registry:
-    return Registry([tiny_checkpoints], "cpu")
-
-
-@pytest.fixture(scope="module")
-def url(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    demo = build(Studio(registry, tmp_path_factory.mktemp("data")))
+def url(studio: Studio) -> Iterator[str]:
+    demo = build(studio)
     settings = launch_settings() | {"prevent_thread_lock": True, "mcp_server": find_spec("mcp") is not None}
     _, address, _ = demo.launch(server_name="127.0.0.1", server_port=None, **settings)
     yield address
@@ -47,13 +41,6 @@ def url(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def client(url: str) -> Client:
     return Client(url, verbose=False)
-
-
-@pytest.fixture
-def picture(digits: Dataset, tmp_path: Path) -> Path:
-    path = tmp_path / "digit.png"
-    path.write_bytes(to_png(digits.test.pixels()[3]))
-    return path
 
 
 def test_the_endpoints_are_named_and_take_what_they_should(client: Client):
@@ -80,16 +67,16 @@ def test_models(client: Client):
     }
 
 
-def test_classify(client: Client, registry: Registry, digits: Dataset, picture: Path):
-    answer = client.predict(handle_file(picture), "tiny-two", api_name="/classify")
+def test_classify(client: Client, registry: Registry, digits: Dataset, digit_png: Path):
+    answer = client.predict(handle_file(digit_png), "tiny-two", api_name="/classify")
     assert set(answer) == {"classes", "members", "ensemble", "label", "entropy", "threshold", "flagged"}
     assert answer == examples.classify(registry.get("tiny-two"), digits.test.pixels()[3])
 
 
 def test_attack_gives_a_lossless_picture_with_the_same_figures_when_it_comes_back(
-    client: Client, registry: Registry, digits: Dataset, picture: Path
+    client: Client, registry: Registry, digits: Dataset, digit_png: Path
 ):
-    path, result = client.predict(image=handle_file(picture), label="auto", **ATTACK, api_name="/attack")
+    path, result = client.predict(image=handle_file(digit_png), label="auto", **ATTACK, api_name="/attack")
     x = digits.test.pixels()[3]
     wanted, said = examples.attack_picture(registry.get("tiny-two"), x, None, CONFIG, seed=3)
     with Image.open(path) as image:
@@ -102,9 +89,9 @@ def test_attack_gives_a_lossless_picture_with_the_same_figures_when_it_comes_bac
     assert again == result["adversarial"]
 
 
-def test_attack_takes_a_label_a_member_and_its_defaults(client: Client, picture: Path):
+def test_attack_takes_a_label_a_member_and_its_defaults(client: Client, digit_png: Path):
     _, result = client.predict(
-        image=handle_file(picture), label="7", model="tiny-three", target="member 3", steps=2, api_name="/attack"
+        image=handle_file(digit_png), label="7", model="tiny-three", target="member 3", steps=2, api_name="/attack"
     )
     assert result["label"] == "7"
     assert result["linf"] <= 8 / 255 + 1e-6
@@ -122,10 +109,10 @@ def test_attack_takes_a_label_a_member_and_its_defaults(client: Client, picture:
         ({"target": "member 9"}, "this ensemble has 2 members"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_words(client: Client, picture: Path, change: dict, words: str):
+def test_what_cannot_be_done_is_said_in_words(client: Client, digit_png: Path, change: dict, words: str):
     with pytest.raises(AppError, match=words):
         client.predict(
-            image=handle_file(picture), label=change.pop("label", "auto"), **(ATTACK | change), api_name="/attack"
+            image=handle_file(digit_png), label=change.pop("label", "auto"), **(ATTACK | change), api_name="/attack"
         )
 
 
@@ -196,8 +183,7 @@ def test_an_assistant_finds_the_tools_and_attacks(url: str, digits: Dataset, reg
                 assert not answer.isError, answer.content
                 return tools, "".join(part.text for part in answer.content if part.type == "text")
 
-    with ThreadPoolExecutor(1) as thread:  # this one may have a running loop, left by the browser tests
-        tools, answer = thread.submit(asyncio.run, ask()).result()
+    tools, answer = asyncio.run(ask())
     assert {"models", "classify", "attack", "runs", "run"} <= set(tools)
     asked = tools["attack"].inputSchema
     assert set(asked["properties"]) == {"image", "label", "seed", *ATTACK, "target"}

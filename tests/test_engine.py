@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from cce.detection import Detector
 from cce.engine import Store, digest, walk
 from cce.evaluation import evaluate, measure, metrics
 from cce.outcomes import outcome
+from running_studio import free_port
 
 PGD = AttackConfig("pgd", 0.1, 0.03, 3)
 
@@ -183,16 +183,10 @@ DIGITS = [
     "--adaptive",
     "0",
     "--attacks",
-    "pgd:4,mim:4",
+    "pgd:4,mim:4,bim:100",
     "--batch-size",
     "8",
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def start(home, *more: str, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
@@ -201,37 +195,38 @@ def start(home, *more: str, launcher: tuple[str, ...] = (), **environment: str) 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path):
-    pytest.importorskip("accelerate")
-    alone, _ = start(tmp_path / "one").communicate(timeout=300)
-    # accelerate's own launcher starts several processes on GPUs alone; torchrun does on CPUs too.
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
-    two, told = start(tmp_path / "two", launcher=launcher).communicate(timeout=300)
-    one, both = json.loads(alone), json.loads(two)
-    assert (one["processes"], both["processes"]) == (1, 2), told
-    keys = ("natural", "attacks", "worst_case", "images", "seed")
-    assert without_times({k: one[k] for k in keys}) == without_times({k: both[k] for k in keys})
-    assert not list((tmp_path / "two" / "evaluations").glob("*"))
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_taken_up_by_the_same_command(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process prints that nobody killed."""
     if not any(p.name == "digits-cce-rm" for p in checkpoints.released()):
         pytest.skip("the digits ensemble is not bundled")
-    slow = ("--attacks", "pgd:4,mim:4,bim:150")
-    whole = json.loads(start(tmp_path / "whole", *slow).communicate(timeout=300)[0])
-    victim, folder = start(tmp_path / "killed", *slow), tmp_path / "killed" / "evaluations"
-    deadline = time.monotonic() + 120
+    return json.loads(start(tmp_path_factory.mktemp("alone")).communicate(timeout=300)[0])
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(alone, tmp_path):
+    pytest.importorskip("accelerate")
+    # accelerate's own launcher starts several processes on GPUs alone; torchrun does on CPUs too.
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
+    out, told = start(tmp_path, launcher=launcher).communicate(timeout=300)
+    both = json.loads(out)
+    assert (alone["processes"], both["processes"]) == (1, 2), told
+    keys = ("natural", "attacks", "worst_case", "images", "seed")
+    assert without_times({k: alone[k] for k in keys}) == without_times({k: both[k] for k in keys})
+    assert not list((tmp_path / "evaluations").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_taken_up_by_the_same_command(alone, tmp_path):
+    victim, folder = start(tmp_path), tmp_path / "evaluations"
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("*.safetensors"))) < 11 and victim.poll() is None:  # of 15
         assert time.monotonic() < deadline
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=60)
-    kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
-    assert 11 <= len(kept) < 15
-    out, told = start(tmp_path / "killed", *slow).communicate(timeout=300)
+    assert 11 <= len(list(folder.glob("*.safetensors"))) < 15
+    out, told = start(tmp_path).communicate(timeout=300)
     assert "taken up" in told
-    again = json.loads(out)
-    assert without_times(again["attacks"]) == without_times(whole["attacks"])
+    assert without_times(json.loads(out)["attacks"]) == without_times(alone["attacks"])
     assert not list(folder.glob("*.safetensors"))

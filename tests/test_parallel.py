@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainConfig, Tra
 from cce.parallel import ALONE, Team, share_batch_size
 from cce.runs import RunFolder
 from cce.training import Trainer
+from running_studio import free_port
 
 CONFIG = TrainConfig(
     "digits",
@@ -60,10 +60,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 def together(words: list[str]) -> list[str]:
     """Run `python -m cce` in two processes as a launcher would; what each printed to standard error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "cce", *words],

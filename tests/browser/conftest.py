@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
-WAIT = 120_000  # milliseconds; a loaded machine is slow, not wrong
+from running_studio import RunningStudio
+from studio_page import WAIT
+
 CHROMIUM_SWITCHES = [
     *("--no-sandbox", "--disable-quic", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
@@ -35,44 +30,16 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, installed), None)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="session")
+# `package`: gone with the last test of this folder; with the browser goes the event loop that Playwright runs.
+@pytest.fixture(scope="package")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running Studio that has the released checkpoints and no downloaded data set."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
-    environment = os.environ | {"CCE_STUDIO_HOME": str(home), "CCE_DATA": str(home / "data"), "HF_HUB_OFFLINE": "1"}
-    address = f"http://127.0.0.1:{port}/"
-    with open(home / "log.txt", "w+") as log:
-        command = [sys.executable, "app.py", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_until_served(address, process, home / "log.txt")
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    running = RunningStudio(tmp_path_factory.mktemp("home"))
+    yield running.address
+    running.end()
 
 
-def wait_until_served(address: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=30).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text())
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_SWITCHES)

@@ -5,17 +5,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio_page import choose_tab
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def open_tab(page: Page, name: str) -> None:
-    """A tab by its name, from the overflow menu where the window is narrow."""
-    tab = page.get_by_role("tab", name=name, exact=True).first
-    if tab.is_visible():
-        tab.click()
-    else:
-        page.locator(".overflow-menu > button").first.click()
-        page.locator(".overflow-dropdown button", has_text=name).first.click()
 
 
 def choose(page: Page, where: str, title: str) -> None:
@@ -24,7 +16,7 @@ def choose(page: Page, where: str, title: str) -> None:
 
 
 def on_digits(page: Page) -> None:
-    open_tab(page, "Detection")
+    choose_tab(page, "Detection")
     expect(page.locator("#detection-verdict .card").first).to_be_visible()
     choose(page, "#detection-model", "Digits, CCE-DM")
     expect(page.locator("#detection-verdict")).to_contain_text("true class 0")
@@ -84,6 +76,6 @@ def test_cancel_ends_it_and_what_was_there_stays(open_page: Callable[..., Page])
 
 def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
     page = open_page(width=390, height=844, color_scheme="dark")
-    open_tab(page, "Detection")
+    choose_tab(page, "Detection")
     expect(page.locator("#detection-verdict .card").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio_page import choose_tab
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FIGURE = "#surface-views .studio-figure"
@@ -16,12 +18,7 @@ CAMERAS = """() => {
 
 
 def open_tab(page: Page) -> None:
-    tab = page.get_by_role("tab", name="Loss surface", exact=True).first
-    if tab.is_visible():
-        tab.click()
-    else:
-        page.locator(".overflow-menu > button").first.click()
-        page.locator(".overflow-dropdown button", has_text="Loss surface").first.click()
+    choose_tab(page, "Loss surface")
     expect(page.locator(f"{FIGURE} .main-svg").first).to_be_visible()
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,44 +18,22 @@ from cce import checkpoints
 from cce.background import alive
 from cce.job import Job
 from cce.jobs import Jobs
+from running_studio import RunningStudio
+from studio_page import WAIT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parents[2]
-WAIT = 60_000
 TINY = ["model.members=1", "batch_size=32", "evaluate_images=20", "save_every=5", "phases.1.attack.steps=[1, 1]"]
 SHORT = [*TINY, "phases.0.epochs=0.5", "phases.1.epochs=0.5"]
 LONG = [*TINY, "phases.0.epochs=0.5", "phases.1.epochs=300", "evaluate_every=1.0"]
-expect.set_options(timeout=WAIT)
 
 
-class App:
-    """A Studio of its own, that can be killed and started again on the same folder."""
+class App(RunningStudio):
+    """A Studio with its runs."""
 
-    def __init__(self, home: Path, port: int, **environment: str) -> None:
-        self.home, self.address = home, f"http://127.0.0.1:{port}/"
-        self.environment = os.environ | {"CCE_STUDIO_HOME": str(home), "HF_HUB_OFFLINE": "1"} | environment
-        self.command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
+    def __init__(self, home: Path, **environment: str) -> None:
         self.jobs = Jobs(home / "runs")
-        self.start()
-
-    def start(self) -> None:
-        log = (self.home / "log.txt").open("a")
-        self.process = subprocess.Popen(
-            self.command, cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        for _ in range(600):
-            assert self.process.poll() is None, (self.home / "log.txt").read_text()
-            try:
-                urllib.request.urlopen(self.address, timeout=30).close()
-                return
-            except OSError:
-                time.sleep(0.5)
-        raise TimeoutError((self.home / "log.txt").read_text())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        super().__init__(home, "--device", "cpu", **environment)
 
     def wait_for(self, name: str, what: Callable[[Job], object], seconds: float = 300) -> Job:
         end = time.monotonic() + seconds
@@ -66,30 +42,47 @@ class App:
             time.sleep(0.1)
         return job
 
+    def end_trainers(self) -> None:
+        for job in self.jobs.all():
+            if alive(job.record.get("pid"), job.record.get("pid_start")):
+                os.kill(job.record["pid"], signal.SIGKILL)
 
-def free_port() -> int:
-    import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def shared_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    made = App(tmp_path_factory.mktemp("trains"))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def app(shared_app: App) -> Iterator[App]:
+    """A Studio without runs; at the end they and their trainers are gone."""
+    yield shared_app
+    for job in shared_app.jobs.all():  # the line first: a trainer that ends starts the next
+        if job.state == "queued":
+            shared_app.jobs.stop(job.name)
+    shared_app.end_trainers()
+    end = time.monotonic() + 60
+    while any(job.live for job in shared_app.jobs.all()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    shutil.rmtree(shared_app.jobs.root, ignore_errors=True)
 
 
 @pytest.fixture
 def apps(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Starts Studios; at the end they and their trainers are gone."""
+    """Starts Studios of a test's own; at the end they and their trainers are gone."""
     made: list[App] = []
 
     def start(**environment: str) -> App:
-        made.append(App(tmp_path, free_port(), **environment))
+        made.append(App(tmp_path, **environment))
         return made[-1]
 
     yield start
     for app in made:
         app.kill()
-        for job in app.jobs.all():
-            if alive(job.record.get("pid"), job.record.get("pid_start")):
-                os.kill(job.record["pid"], signal.SIGKILL)
+        app.end_trainers()
 
 
 @pytest.fixture
@@ -182,8 +175,7 @@ def test_a_run_survives_the_page_and_the_app(apps: Callable[..., App], visit: Ca
     assert app.jobs.all() == []
 
 
-def test_a_run_becomes_an_ensemble_of_every_tab(apps: Callable[..., App], visit: Callable[..., Page]):
-    app = apps()
+def test_a_run_becomes_an_ensemble_of_every_tab(app: App, visit: Callable[..., Page]):
     page = visit(app)
     fill(page, "made-here", SHORT)
     press(page, "start")
@@ -210,8 +202,7 @@ def test_a_run_becomes_an_ensemble_of_every_tab(apps: Callable[..., App], visit:
     expect(page.locator("#verdict")).to_contain_text("PGD")
 
 
-def test_two_browsers_start_at_once_one_runs_one_waits(apps: Callable[..., App], visit: Callable[..., Page]):
-    app = apps()
+def test_two_browsers_start_at_once_one_runs_one_waits(app: App, visit: Callable[..., Page]):
     one, two = visit(app), visit(app)
     fill(one, "one", LONG)
     fill(two, "two", LONG)
@@ -223,8 +214,7 @@ def test_two_browsers_start_at_once_one_runs_one_waits(apps: Callable[..., App],
     expect(two.locator("#train-runs")).to_contain_text("next in line")
 
 
-def test_names_that_cannot_be_are_refused_in_words(apps: Callable[..., App], visit: Callable[..., Page]):
-    app = apps()
+def test_names_that_cannot_be_are_refused_in_words(app: App, visit: Callable[..., Page]):
     page = visit(app)
     (app.home / "runs" / "taken").mkdir(parents=True)
     refused = {
@@ -250,10 +240,9 @@ def test_a_public_space_does_not_train(apps: Callable[..., App], visit: Callable
     page.wait_for_function("document.documentElement.scrollWidth === 390")
 
 
-def test_runs_are_endpoints_to_look_at_only(apps: Callable[..., App]):
+def test_runs_are_endpoints_to_look_at_only(app: App):
     from gradio_client import Client
 
-    app = apps()
     folder = app.jobs.root / "old"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")

@@ -7,16 +7,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio_page import choose_tab
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def choose_tab(page: Page, name: str) -> None:
-    """Open a tab; on a narrow page the last ones are in a menu."""
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.count():
-        page.get_by_role("button", name="More tabs").first.click()
-        tab = page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True)
-    tab.click()
 
 
 def open_tab(page: Page, model: str | None = None) -> None:
