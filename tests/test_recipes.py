@@ -107,3 +107,11 @@ def test_the_groups_hold_every_preset_once():
 def test_a_wrong_name_is_told_the_nearest():
     with pytest.raises(ConfigError, match="preset is 'cifar10-cnn2-rm'; did you mean .*cifar10-cnn2-cce-rm"):
         preset("cifar10-cnn2-rm")
+
+
+def test_the_hardened_recipe_goes_on_where_the_fast_one_ends():
+    fast, hardened = preset("cifar10-resnet20-cce-dm-fast"), preset("cifar10-resnet20-cce-dm-hardened-fast")
+    assert hardened.phases[:-1] == fast.phases
+    last = hardened.phases[-1]
+    assert last.defense == fast.phases[-1].defense and last.attack.epsilon == fast.phases[-1].attack.epsilon
+    assert (last.attack.smooth, last.attack.grids, last.attack.noise) == (0.5, (4, 8, 16), 0.5)
