@@ -55,10 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             client.predict(image=handle_file(picture), model=options.model, seed=options.seed, api_name="/attack")
 
         def state(name: str) -> str:
-            return jobs.get(name).state
+            return next((job.state for job in jobs.all() if job.name == name), "not there yet")
+
+        def trains() -> bool:
+            return state("long") == "running" and len(jobs.get("long").folder.metrics()) > 2
 
         attack()  # the first one loads the ensemble
-        rows = [slower(attack, page, options.attacks, lambda: len(jobs.get("long").folder.metrics()) > 2)]
+        rows = [slower(attack, page, options.attacks, trains)]
 
         begun = time.perf_counter()
         page.locator("#train-stop").click()
@@ -121,10 +124,11 @@ def slower(attack: Callable[[], None], page: Page, count: int, training: Callabl
 def start(page: Page, name: str, setting: str = "") -> None:
     """Type a name, and one field more, and press Start."""
     page.locator("#train-name").get_by_role("textbox").fill(name)
-    if setting and not page.get_by_label("Any other field").is_visible():
+    other = page.get_by_label("Any other field")
+    if setting and not other.is_visible():
         page.get_by_role("button", name="More settings").click()
-    if page.get_by_label("Any other field").is_visible():
-        page.get_by_label("Any other field").fill(setting)
+    if setting or other.is_visible():
+        other.fill(setting)  # waits until it is unfolded
     shown = page.locator("#train-command textarea")
     wait_until(lambda: name in shown.input_value() and (setting.split("=")[0] in shown.input_value()), page)
     if not setting:
