@@ -63,7 +63,7 @@ def together(url: str, given: dict[str, Any], users: int, each: int) -> dict[str
                     places.append(rank + 1)
                 time.sleep(0.02)
             if job.exception():
-                failed.append(repr(job.exception()))
+                failed.append(reason(job.exception()))
             else:
                 seconds.append(time.perf_counter() - begun)
 
@@ -83,10 +83,21 @@ def together(url: str, given: dict[str, Any], users: int, each: int) -> dict[str
         "what": f"{users} users at once",
         "attacks": len(seconds),
         "failed": len(failed),
+        "why": "; ".join(dict.fromkeys(failed)),
         "longest wait, s": max(seconds, default=None),
         "farthest place in line": max(places, default=None),
         "slowest page, s": page,
     }
+
+
+def reason(error: BaseException) -> str:
+    """What an attack failed of, in a line: the kind of each error on the way, and its words."""
+    found: list[str] = []
+    at: BaseException | None = error
+    while at is not None:
+        found.append(f"{type(at).__name__}: {' '.join(str(at).split())}")
+        at = at.__cause__ or at.__context__
+    return " <- ".join(found)
 
 
 def memory(served: serving.Served, given: dict[str, Any], done: int, last: int) -> list[dict[str, Any]]:
