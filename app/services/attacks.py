@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from app.services.apart import Apart
 from cce import examples
 from cce.checkpoints import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
@@ -22,6 +23,9 @@ MAX_STEPS = 500
 
 MAX_RESTARTS = 20
 """Most restarts of one attack here."""
+
+_apart = Apart()
+"""Where attacks run that compile themselves at their first use, for seconds in which nothing could stop them here."""
 
 AUTO = "auto"
 """The label that stands for the clean prediction."""
@@ -248,7 +252,11 @@ def attack_in_steps(
     index = label_index(checkpoint, label)
     check_target(checkpoint, config)
     seed = check_seed(seed)
-    made = examples.attack_in_steps(checkpoint, pixels.to(_device(checkpoint)), index, config, seed, tell)
+    given = (checkpoint, pixels.to(_device(checkpoint)), index, config, seed)
+    compiles = config.info.package == "numba" and _device(checkpoint).type == "cpu"
+    made = (
+        _apart.run(examples.attack_in_steps, *given, tell=tell) if compiles else examples.attack_in_steps(*given, tell)
+    )
     return replace(made, x_adv=made.x_adv.cpu(), path=made.path.cpu())
 
 
