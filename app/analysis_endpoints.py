@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from app.components import COMPUTE, spoken
-from app.services import attacks, detection, surfaces
+from app.services import attacks, surfaces
+from app.services import detection as service
 from app.services.attacks import in_255ths
 from app.studio import Studio
 from cce.config import ATTACKS, AttackConfig, default_attack
@@ -36,15 +37,23 @@ def build(studio: Studio) -> None:
         found = surfaces.draw(checkpoint, picture.pixels, label, config, extent, resolution, seed)
         return found.to_json(checkpoint.classes)
 
-    def detection_run(model: str, names: list[str], epsilons: list[float] | None, count: float) -> dict[str, Any]:
-        """How well clean pictures are told from attacked ones, with the attacker who knows and just noise beside."""
+    # Its name is the tool's that an assistant is given.
+    def detection(model: str, attacks: list[str], epsilons: list[float] | None, count: float) -> dict[str, Any]:
+        """How well clean pictures are told from attacked ones, with the attacker who knows and just noise beside.
+
+        Args:
+            model: the id of an ensemble, as `models` lists them.
+            attacks: names of attacks, pgd for one.
+            epsilons: how far each may move a pixel, in 1/255; null is the data set's usual one.
+            count: of test pictures.
+        """
         checkpoint = studio.registry.get(model)
         usual = in_255ths(default_attack(checkpoint.dataset).epsilon)
-        configs = detection.attacks_from(checkpoint.dataset, names, epsilons or [usual])
+        configs = service.attacks_from(checkpoint.dataset, attacks, epsilons or [usual])
         pictures = studio.collection(checkpoint)
-        aware = min(detection.AWARE, detection.check_count(count))
-        report, source = detection.measure(checkpoint, pictures, configs, count, aware, lambda what, fraction: None)
-        return detection.to_json(checkpoint, report, source)
+        aware = min(service.AWARE, service.check_count(count))
+        report, source = service.measure(checkpoint, pictures, configs, count, aware, lambda what, fraction: None)
+        return service.to_json(checkpoint, report, source)
 
     default = AttackConfig()
     first = studio.registry.default() or ""
@@ -62,12 +71,12 @@ def build(studio: Studio) -> None:
         resolution = gr.Number(surfaces.RESOLUTION, label=f"resolution: points along an axis, at most {surfaces.MOST}")
         grids = gr.JSON(label="surface")
         look = gr.Button("surface")
-        names = gr.CheckboxGroup(detection.ATTACKS, value=["pgd"], label="attacks")
+        names = gr.CheckboxGroup(service.ATTACKS, value=["pgd"], label="attacks")
         epsilons = gr.JSON(None, label="epsilons: a list, in 1/255; null is the data set's usual one")
-        count = gr.Number(50, label=f"count: of test pictures, at most {detection.MOST}")
+        count = gr.Number(50, label=f"count: of test pictures, at most {service.MOST}")
         found = gr.JSON(label="detection")
         measure = gr.Button("detection")
     typed = [image, label, model, attack, epsilon, step_size, steps, target, seed, extent, resolution]
     look.click(spoken(surface), typed, grids, api_name="surface", **COMPUTE)
     asked = [model, names, epsilons, count]
-    measure.click(spoken(detection_run), asked, found, api_name="detection", **COMPUTE)
+    measure.click(spoken(detection), asked, found, api_name="detection", **COMPUTE)

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -36,10 +37,42 @@ RELEASE: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.release()"}
 SETTLED: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.settled()"}
 """A listener that ends when all that `HOLD` began has ended: what acts on a choice hangs behind it."""
 
+GIVE_UP: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.giveUp()"}
+"""A listener for work that failed: what still waits for it on screen says so."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def figure(value: dict[str, Any], *, height: int, **kwargs: Any) -> gr.HTML:
+WORKING = "Working it out …"
+"""What stands in the place of a figure until it is there."""
+
+
+def figure_template(height: int, waiting: str = WORKING, stacked: int | None = None) -> str:
+    """The node that Plotly draws in: as high as the figure, and saying what it waits for until then.
+
+    Args:
+        height: in CSS pixels.
+        waiting: what it says.
+        stacked: the height on a phone, where the panels are below each other; None where it is the same.
+    """
+    kind, tall = ("", "") if stacked is None else (" stacked", f";--stacked:{stacked}px")
+    return (
+        f'<div class="studio-figure{kind}" role="img" aria-label="Figure" data-waiting="{escape(waiting)}" '
+        f'style="height:{height}px{tall}"></div>'
+    )
+
+
+def waiting(words: str = WORKING, height: float = 2.5) -> str:
+    """What stands in the place of a piece of the page until it is there.
+
+    Args:
+        words: what is being done.
+        height: about that of what will come, in lines, so that nothing below it jumps.
+    """
+    return f'<p class="studio-waiting" style="min-height:{height * 1.5:g}rem">{escape(words)}</p>'
+
+
+def figure(value: dict[str, Any], *, height: int, stacked: int | None = None, **kwargs: Any) -> gr.HTML:
     """A Plotly figure that keeps its node, zoom and camera through updates, with a name for screen readers.
 
     The template never changes: Gradio would otherwise rebuild the node and lose what Plotly drew in it.
@@ -48,11 +81,12 @@ def figure(value: dict[str, Any], *, height: int, **kwargs: Any) -> gr.HTML:
     Args:
         value: what `app.figures.values.to_value` gives; updates are of the same kind.
         height: in CSS pixels.
+        stacked: the height on a phone, where that is another.
         kwargs: for `gr.HTML`.
     """
     return gr.HTML(
         value,
-        html_template=f'<div class="studio-figure" role="img" aria-label="Figure" style="height:{height}px"></div>',
+        html_template=figure_template(height, stacked=stacked),
         js_on_load="window.cceStudio.mountFigure(element, props, watch);",
         apply_default_css=False,
         **kwargs,
@@ -95,6 +129,12 @@ def sentence(text: str) -> str:
     text = text.strip()
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def note(text: str, live: bool = False) -> str:
+    """A line of small print; `live`: assistive technology reads it out when it changes."""
+    said = ' aria-live="polite"' if live else ""
+    return f'<p class="studio-note"{said}>{escape(text)}</p>'
 
 
 def heading(text: str, level: int = 2) -> gr.HTML:

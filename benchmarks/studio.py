@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         attack = ask(client, "/attack", **given)
         timed("first attack", attack)
         timed("attack after warm-up", attack, "least of 3", times=3)
-        detection = {"model": "digits-cce-dm", "names": ["pgd"], "attacks": ["pgd"], "epsilons": [38.25], "count": 200}
+        detection = {"model": "digits-cce-dm", "attacks": ["pgd"], "epsilons": [38.25], "count": 200}
         known = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
         for what, name, settings in (
             ("surface 41 x 41", "/surface", {**given, "resolution": 41}),

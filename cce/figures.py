@@ -138,13 +138,13 @@ def roc_curves(
     A detector should be high in the first two panels and on the diagonal in the third.
     """
     panels = _three(title or f"ROC of the {score}, n = {len(report.clean)}", columns, panel_height)
+    areas = {row["name"]: row["auc"] for row in report.rows(score)[1:]}
     for i, kind in enumerate(KINDS):
         y = {"title": "flagged" if i % columns == 0 else "", "range": [0, 1.02]}
         panels.axes(i, {"title": "clean images flagged", "range": [-0.02, 1]}, y)
         panels.add(i, _line("chance", [0, 1], [0, 1], NEUTRAL, line={"dash": "dash"}, showlegend=False))
         for name, s, colour in of_kind(report, kind):
-            area = next(r["auc"] for r in report.rows(score) if r["name"] == name)
-            panels.add(i, _line(f"{name} (AUC {area:.3f}, n = {len(s)})", *report.roc(s, score), colour))
+            panels.add(i, _line(f"{name} (AUC {areas[name]:.3f}, n = {len(s)})", *report.roc(s, score), colour))
     return panels.value()
 
 

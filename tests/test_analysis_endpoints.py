@@ -32,7 +32,7 @@ def test_they_are_named_and_take_what_they_should(client: Client):
     settings = ["attack", "epsilon", "step_size", "steps", "target", "seed"]
     assert taken == {
         "/surface": ["image", "label", "model", *settings, "extent", "resolution"],
-        "/detection": ["model", "names", "epsilons", "count"],
+        "/detection": ["model", "attacks", "epsilons", "count"],
     }
 
 
@@ -53,7 +53,7 @@ def test_surface_gives_axes_and_a_grid_for_each_view(client: Client, digit_png: 
 
 
 def test_detection_gives_all_three_columns(client: Client):
-    said = client.predict(model="tiny-two", names=["fgsm"], epsilons=[38.25, 10], count=5, api_name="/detection")
+    said = client.predict(model="tiny-two", attacks=["fgsm"], epsilons=[38.25, 10], count=5, api_name="/detection")
     assert said["images"] == 5 and len(said["attacks"]) == 2
     assert said["adaptive"] and said["benign"] and said["threshold"] == 1.0
     assert {len(s["entropies"]) for s in said["attacks"].values()} == {5}
@@ -63,13 +63,13 @@ def test_detection_gives_all_three_columns(client: Client):
     ("change", "words"),
     [
         ({"model": "nobody"}, "There is no model 'nobody'"),
-        ({"names": []}, "No attack is chosen"),
+        ({"attacks": []}, "No attack is chosen"),
         ({"epsilons": [999]}, "Epsilon is 999"),
         ({"count": 5000}, "The number of pictures is 5000"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_words(client: Client, change: dict, words: str):
-    given = {"model": "tiny-two", "names": ["fgsm"], "epsilons": None, "count": 3} | change
+    given = {"model": "tiny-two", "attacks": ["fgsm"], "epsilons": None, "count": 3} | change
     with pytest.raises(AppError, match=words):
         client.predict(**given, api_name="/detection")
 
@@ -118,7 +118,7 @@ def test_the_detection_tab_tells_what_happened_to_a_picture(studio: Studio, kind
     assert "200 clean test pictures" in panels[3]
     assert "no proof of an attack" in panels[5]
     with gr.Blocks():
-        assert len(panels) == len(detection_tab._build_panels())
+        assert len(panels) == len(detection_tab._build_panels(studio.registry.get("tiny-two")))
 
 
 def test_the_numbers_are_hidden_until_there_are_some(studio: Studio):

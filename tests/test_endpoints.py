@@ -184,7 +184,7 @@ def test_an_assistant_finds_the_tools_and_attacks(url: str, digits: Dataset, reg
                 return tools, "".join(part.text for part in answer.content if part.type == "text")
 
     tools, answer = asyncio.run(ask())
-    assert {"models", "classify", "attack", "runs", "run"} <= set(tools)
+    assert {"models", "classify", "attack", "surface", "detection", "transferability", "runs", "run"} == set(tools)
     asked = tools["attack"].inputSchema
     assert set(asked["properties"]) == {"image", "label", "seed", *ATTACK, "target"}
     assert "in 1/255" in asked["properties"]["epsilon"]["description"]

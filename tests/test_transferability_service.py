@@ -13,10 +13,11 @@ from app.figures import flow, matrix, metrics, subset_pictures
 from app.services import transferability as service
 from app.services.work import CancelledWork, Work
 from app.studio import Studio
+from app.tabs import transferability as tab
 from cce import data
 from cce.config import AttackConfig, ConfigError
-from cce.measurements import write_measurement
-from cce.transferability import transferability
+from cce.measurements import add_black_box, write_measurement
+from cce.transferability import BlackBox, transferability
 
 PGD = AttackConfig("pgd", 0.15, 0.05, 3)
 
@@ -82,7 +83,42 @@ def test_released_figures_come_with_where_they_are_from(studio: Studio, found: s
     finally:
         checkpoint.folder = folder
     assert shipped.table == found.table and shipped.images is None
-    assert shipped.source == "Measured at release on the first 24 test images of digits, n = 24."
+    assert shipped.source == "Measured at release on the first 24 test images of Digits, n = 24."
+
+
+def test_what_ensembles_did_to_each_other_at_release_is_shown(studio: Studio, tmp_path: Path):
+    checkpoint = studio.registry.get("tiny-two")
+    assert service.released_between(checkpoint) is None
+    assert "Nothing compared yet" in tab._released_between(studio, "tiny-two")[0]
+    made = BlackBox(("tiny-three", "tiny-two"), 24, PGD, (1.0, 0.5), ((0.25, 0.75), (0.5, 0.0)))
+    record = {"data": "the first 24 test images of digits", "n": 24, "black_box": made.to_json()}
+    folder, checkpoint.folder = checkpoint.folder, tmp_path
+    try:
+        add_black_box(checkpoint, record)
+        assert service.released_between(checkpoint) == (
+            made,
+            "Measured at release on the first 24 test images of Digits, n = 24.",
+        )
+        words, square, numbers = tab._released_between(studio, "tiny-two")
+    finally:
+        checkpoint.folder = folder
+    assert "Measured at release" in words and "PGD k=3" in words
+    assert [a["text"] for a in square["layout"]["annotations"]][2:4] == ["25.0", "75.0"] and "75.0" in numbers
+
+
+def test_a_damaged_record_is_said_and_stops_nothing(studio: Studio, tmp_path: Path):
+    checkpoint = studio.registry.get("tiny-two")
+    (tmp_path / "measurements").mkdir()
+    for name in ("transferability", "black-box"):
+        (tmp_path / "measurements" / f"{name}.json").write_text("{")
+    folder, checkpoint.folder = checkpoint.folder, tmp_path
+    try:
+        flow_words, black_box_words = tab._released(studio, "tiny-two")[0], tab._released_between(studio, "tiny-two")[0]
+    finally:
+        checkpoint.folder = folder
+    assert "Measurements/transferability.json cannot be read" in flow_words
+    assert "Measurements/black-box.json cannot be read" in black_box_words
+    assert str(tmp_path) not in flow_words + black_box_words
 
 
 def test_between_ensembles(studio: Studio):

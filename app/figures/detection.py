@@ -18,6 +18,9 @@ from cce.report import detection_value
 
 HISTOGRAM_HEIGHT = 560
 ROC_HEIGHT = 330
+STACKED_HEIGHT = 976
+"""Of the same figures on a phone, with their three panels below each other."""
+
 TITLES = {"attack": "An attack", "adaptive": "The attacker knows", "benign": "Just noise"}
 """The three columns, always in this order."""
 
@@ -88,8 +91,9 @@ def board(report: DetectionReport, names: dict[str, str | None], threshold: floa
         }
         for kind, s in everything
     ]
-    for note, (kind, s) in zip(figure["layout"]["annotations"], shown.samples(), strict=True):
-        note["text"] = f"{TITLES[kind]}: {s.name}"
+    for note, kind in zip(figure["layout"]["annotations"], KINDS, strict=True):
+        # At the left, out of the way of the threshold's handle; which one it is stands in the card of the same title.
+        note |= {"text": TITLES[kind], "x": 0, "xanchor": "left"}
     value = on_screen(figure, None, _said(shown, threshold), key)
     value["layout"]["margin"] = value["layout"]["margin"] | {"t": 44}
     value["layout"]["height"] += 14
@@ -155,7 +159,7 @@ def table(report: DetectionReport) -> str:
 def _row(row: dict[str, Any], colour: str, number: int | None) -> str:
     name = escape(row["name"] if row["kind"] != "clean" else "clean pictures")
     name = f"{number}. {name}" if number else name
-    values = [str(row["images"]), detection_value("accuracy", row["accuracy"])]
+    values = [f"{row['images']:,}", detection_value("accuracy", row["accuracy"])]
     values += [detection_value(k, row.get(k)) or "–" for k in ("auc", "auc_successful")]
     cells = "".join(f"<td>{v}</td>" for v in values)
     return (
@@ -168,7 +172,7 @@ def roc(report: DetectionReport, key: str) -> dict[str, Any]:
     """Figure 3 for the page: the ROC of every sample, a panel for each kind."""
     areas = [f"{r['name']} {detection_value('auc', r['auc'])}" for r in report.rows()[1:]]
     words = f"ROC curves of the entropy. Area under each: {'; '.join(areas)}."
-    return on_screen(figures.roc_curves(report), figures.roc_curves(report, columns=1), words, key)
+    return _titled(figures.roc_curves(report), figures.roc_curves(report, columns=1), words, key)
 
 
 def auc(report: DetectionReport, key: str) -> dict[str, Any]:
@@ -177,4 +181,12 @@ def auc(report: DetectionReport, key: str) -> dict[str, Any]:
     points = next(t for t in figure["data"] if t["type"] == "scatter")
     said = ", ".join(f"{a:.3f} at {e:g}/255" for e, a in zip(points["x"], points["y"], strict=True))
     words = f"AUC of PGD by epsilon: {said}." if said else "AUC of each sample; PGD was not run."
-    return on_screen(figure, figures.auc_by_epsilon(report, columns=1), words, key)
+    return _titled(figure, figures.auc_by_epsilon(report, columns=1), words, key)
+
+
+def _titled(wide: figures.Figure, narrow: figures.Figure, words: str, key: str) -> dict[str, Any]:
+    """A figure of three panels, under the page's own words for the three kinds."""
+    for given in (wide, narrow):
+        for note, kind in zip(given["layout"]["annotations"], KINDS, strict=True):
+            note["text"] = TITLES[kind]
+    return on_screen(wide, narrow, words, key)

@@ -66,6 +66,12 @@ def triptych(
     return f'<div class="studio-triptych" data-key="{escape(key)}">{"".join(cells)}</div>'
 
 
+def awaited(words: str) -> str:
+    """The triptych before there is anything to show, as high as it will be."""
+    cells = [_empty(title, words) for title in ("Before", "Perturbation", "After")]
+    return f'<div class="studio-triptych">{"".join(cells)}</div>'
+
+
 def said_line(name: str, right: bool | None) -> str:
     """The ensemble's class under a picture, and whether it is right (None: not known)."""
     word = "" if right is None else f' <span class="{"right" if right else "wrong"}">{mark(right)}</span>'

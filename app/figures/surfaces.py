@@ -16,7 +16,12 @@ from cce.surfaces import Surface
 HEIGHT = 640
 _TOP, _SCENE, _MAP, _GAP, _BOTTOM = 30, 300, 230, 36, 46  # CSS pixels, from the title of a view to the next
 _MOST_COLUMNS = 3
-_CAMERA = {"eye": {"x": 1.75, "y": -1.75, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.1}}
+_CAMERA = {"eye": {"x": 1.9, "y": -1.9, "z": 1.08}, "center": {"x": 0, "y": 0, "z": -0.1}}
+
+
+def stacked_height(members: int) -> int:
+    """The height where the views are below each other, in CSS pixels."""
+    return (members + 1) * (_TOP + _SCENE + _GAP + _MAP + _BOTTOM)
 
 
 def figure(s: Surface, classes: Sequence[str], key: str) -> dict[str, Any]:
@@ -89,7 +94,8 @@ def _layout(s: Surface, columns: int, span: tuple[float, float], key: str) -> di
         scene = [1 - (top + _SCENE) / height, 1 - top / height]
         below = [1 - (top + _SCENE + _GAP + _MAP) / height, 1 - (top + _SCENE + _GAP) / height]
         title = {"text": f"<b>{name}</b>: loss, nats", "font": {"color": colour, "size": 14}, "showarrow": False}
-        place = {"x": sum(x) / 2, "y": 1 - (top - 4) / height, "xref": "paper", "yref": "paper", "yanchor": "top"}
+        place = {"x": sum(x) / 2, "y": 1 - (top - 4) / height, "xref": "paper", "yref": "paper"}
+        place |= {"xanchor": "center", "yanchor": "top"}
         layout["annotations"].append(title | place)
         axis = {"title": {"text": "", "font": {"size": 12}}, "tickfont": {"size": 10}, "nticks": 5}
         layout[f"scene{suffix}"] = {

@@ -33,6 +33,12 @@ def cards(
     return f'{line}<div class="studio-cards" aria-live="polite">{_card(titles[0], *before)}{right}</div>{told}'
 
 
+def awaited(titles: tuple[str, str], words: str) -> str:
+    """The two cards before anything is known."""
+    body = "".join(_waiting(title, words) for title in titles)
+    return f'<p class="studio-note">&nbsp;</p><div class="studio-cards">{body}</div><p class="outcome">&nbsp;</p>'
+
+
 def _card(title: str, sentence: str, flagged: bool | None) -> str:
     kind, sign = ("flagged", f"{FLAG_MARK} ") if flagged else ("quiet", "")
     return f'<div class="card {kind}"><h3>{title}</h3><p>{sign}{escape(sentence)}</p></div>'

@@ -150,4 +150,4 @@ def _rank(value: float, among: np.ndarray, called: str) -> str:
         return f"lower than that of all {called}"
     if below == len(among):
         return f"higher than that of all {called}"
-    return f"higher than that of {below} of the {called}"
+    return f"higher than that of {below:,} of the {called}"

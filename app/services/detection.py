@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 
 from app.services.attacks import MAX_STEPS, is_number, typed
 from app.services.gallery import Collection
-from app.services.models import dataset_title
+from app.services.models import dataset_title, read_released
 from cce.attack_registry import ATTACKS as REGISTRY
 from cce.checkpoints import Checkpoint
-from cce.config import AttackConfig, ConfigError, check, default_attack
+from cce.config import AttackConfig, check, default_attack
+from cce.data import Split
 from cce.detection import DetectionReport, Sample, calibrate, report_from_json
 from cce.evaluation import detect, outcome, sample
-from cce.measurements import read_measurement
 from cce.models import Ensemble, fast_dtype
 
 Tell = Callable[[str, float], None]
@@ -43,6 +42,7 @@ AWARE_FIRST = ("agree", "smooth-8", "opgd")
 """What the attacker who knows tries unless told otherwise: the others take long, or are much alike."""
 
 _KEPT = 16
+_clean: dict[str, tuple[Checkpoint, Split, tuple[Sample, str]]] = {}  # by the ensemble: asked once, not at every pick
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,7 @@ def released(checkpoint: Checkpoint) -> Found | None:
     Raises:
         ConfigError: a record that is damaged.
     """
-    try:
-        record = read_measurement(checkpoint, "detection")
-    except ConfigError as error:
-        raise ConfigError(_without_folder(str(error), checkpoint.folder)) from error
+    record = read_released(checkpoint, "detection")
     if record is None:
         return None
     try:
@@ -101,11 +98,6 @@ def released(checkpoint: Checkpoint) -> Found | None:
     where = where.replace(checkpoint.dataset, dataset_title(checkpoint.dataset))
     source = f"Measured at release on {where}; the attacker who knows on {_least(report.adaptive)} of them."
     return Found(f"{checkpoint.id}:release", report, source)
-
-
-def _without_folder(text: str, folder: Path | None) -> str:
-    """A message that does not tell where on this machine the checkpoint lies."""
-    return text.replace(f"{folder}/", "") if folder else text
 
 
 def _least(samples: Sequence[Sample]) -> int:
@@ -269,7 +261,19 @@ def clean_reference(checkpoint: Checkpoint, pictures: Collection, found: Found |
     The test set where it is here, else those of the measurement at release, else the pictures that ship.
     """
     if found and (pictures.missing_megabytes is not None):
-        return found.report.clean, f"{len(found.report.clean)} clean test pictures"
+        return found.report.clean, f"{len(found.report.clean):,} clean test pictures"
+    known = _clean.get(checkpoint.id)
+    if known and known[0] is checkpoint and known[1] is pictures.split:
+        return known[2]
+    said = _clean_scores(checkpoint, pictures)
+    if len(_clean) >= _KEPT:
+        _clean.clear()
+    _clean[checkpoint.id] = (checkpoint, pictures.split, said)
+    return said
+
+
+def _clean_scores(checkpoint: Checkpoint, pictures: Collection) -> tuple[Sample, str]:
+    """Asked of the ensemble: the scores of the first pictures, and what these are called."""
     split = pictures.split.first(COUNT)
     device = next(checkpoint.model.parameters()).device
     with torch.no_grad():

@@ -15,7 +15,9 @@ from typing import Any
 from cce import checkpoints, hub
 from cce.cards import percent
 from cce.checkpoints import FILES, Checkpoint, CheckpointError
+from cce.config import ConfigError
 from cce.hub import HubError
+from cce.measurements import read_measurement
 from cce.models import resolve_device
 from cce.presets import summary
 
@@ -217,6 +219,18 @@ def _stamp(folder: Path) -> _Stamp:
     """Changes when one of the checkpoint's files does."""
     paths = [folder / name for name in FILES]
     return tuple(p.stat().st_mtime_ns if p.exists() else 0 for p in paths)
+
+
+def read_released(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
+    """`cce.measurements.read_measurement`, with a message that does not tell where on this machine the folder lies.
+
+    Raises:
+        ConfigError: a record that is damaged.
+    """
+    try:
+        return read_measurement(checkpoint, name)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"{checkpoint.folder}/", "")) from error
 
 
 def one_line(checkpoint: Checkpoint) -> str:

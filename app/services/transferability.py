@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from app.services import attacks, gallery
+from app.services.models import read_released
 from app.services.work import Work
 from app.studio import Studio
 from cce import transferability
 from cce.cards import percent
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, check
-from cce.measurements import read_measurement
+from cce.measurements import BLACK_BOX
 from cce.transferability import BlackBox, Transferability
 
 ATTACKS = ("pgd", "bim", "mim", "fgsm")
@@ -74,11 +75,25 @@ def check_count(count: Any) -> int:
 
 def released(checkpoint: Checkpoint) -> Found | None:
     """What ships with the ensemble, measured when it was released; None where nothing does."""
-    record = read_measurement(checkpoint, "transferability")
+    record = read_released(checkpoint, "transferability")
     if record is None:
         return None
     table = transferability.from_json_values(record["transferability"])
-    return Found(table, checkpoint.id, f"Measured at release on {record['data']}, n = {record['n']:,}.")
+    return Found(table, checkpoint.id, _at_release(checkpoint, record))
+
+
+def released_between(checkpoint: Checkpoint) -> tuple[BlackBox, str] | None:
+    """Tables 12 and 13 as they ship with the ensemble, and on which images; the last one, None where there is none."""
+    records = (read_released(checkpoint, BLACK_BOX) or {}).get("records", [])
+    if not records:
+        return None
+    return transferability.black_box_from_json(records[-1]["black_box"]), _at_release(checkpoint, records[-1])
+
+
+def _at_release(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
+    """Which images a record that ships was measured on."""
+    where = record["data"].replace(checkpoint.dataset, gallery.dataset_title(checkpoint.dataset))
+    return f"Measured at release on {where}, n = {record['n']:,}."
 
 
 def measure(

@@ -44,6 +44,21 @@
     return layout;
   }
 
+  // Plotly makes the kinds of traces that the first page needs as it is loaded, all others here, when one is drawn.
+  const AT_ONCE = new Set(["bar", "heatmap", "scatter"]);
+  function complete(Plotly, data) {
+    if (!Plotly.registerRest || data.every((trace) => AT_ONCE.has(trace.type ?? "scatter"))) return;
+    Plotly.registerRest();
+    delete Plotly.registerRest;
+  }
+
+  // What is out of sight is drawn when the browser has nothing else to do: what is in sight comes first.
+  function itsTurn(node) {
+    const { top, bottom } = node.getBoundingClientRect();
+    if (!window.requestIdleCallback || (top < window.innerHeight && bottom > 0)) return null;
+    return new Promise((go) => requestIdleCallback(go, { timeout: 1500 }));
+  }
+
   // `drawn(node, value, Plotly)` is called after each drawing.
   function mountFigure(element, props, watch, drawn) {
     const node = element.querySelector(".studio-figure");
@@ -53,9 +68,11 @@
       const value = props.value;
       if (!value || !value.data) return;
       Plotly ??= await loadPlotly();
+      if (!node.data) await itsTurn(node);
       if (!node.isConnected) return;
       node.setAttribute("aria-label", value.description || "Figure");
       onPhone = narrow();
+      complete(Plotly, value.data);
       const layout = themed((onPhone && value.narrow) || value.layout || {}, node.layout);
       if (value.narrow) node.style.height = `${layout.height}px`;
       await Plotly.react(node, structuredClone(value.data), layout,
@@ -103,6 +120,13 @@
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
-  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled };
+  // The work on what is in sight has failed, and a message says why: nothing goes on saying that it is under way.
+  function giveUp() {
+    const words = "It could not be worked out.";
+    for (const node of document.querySelectorAll(".studio-waiting")) if (node.offsetParent) node.textContent = words;
+    for (const node of document.querySelectorAll(".studio-figure")) if (node.offsetParent) node.dataset.waiting = words;
+  }
+
+  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, giveUp };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

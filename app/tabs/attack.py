@@ -8,19 +8,19 @@ from typing import Any
 import gradio as gr
 
 from app import long_work
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, heading, spoken
+from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, heading, note, spoken
 from app.figures import side_by_side
 from app.figures.verdict import glossary
 from app.services import attacks, links
 from app.services.attacks import Picture
-from app.services.models import card, one_line
+from app.services.models import card
 from app.services.partners import EACH, SAME, one_by_one, partners, per_member
 from app.services.replay import replay, seen_by
 from app.services.work import Work
 from app.studio import Studio
-from app.tabs import attack_controls, attack_link, attack_results, picture_picker
+from app.tabs import attack_controls, attack_link, attack_results, model_chooser, picture_picker
 from app.tabs.attack_controls import config_of
-from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, note, subject_key
+from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
 from app.tabs.attack_results import Done, Second
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig
@@ -73,9 +73,8 @@ def build(studio: Studio) -> None:
 
 
 def _build_model(studio: Studio, name: str, checkpoint: Checkpoint) -> tuple[gr.Dropdown, gr.HTML]:
-    choices = [(entry.title, entry.id) for entry in studio.registry.entries()]
-    model = gr.Dropdown(choices, value=name, label="Model", show_label=False, container=False, elem_id="model")
-    summary = gr.HTML(note(one_line(checkpoint)), elem_id="model-summary")
+    model = model_chooser.build(studio, name)
+    summary = gr.HTML(model_chooser.described(checkpoint), elem_id="model-summary")
     for reason in studio.registry.broken().values():
         gr.HTML(f'<p class="studio-note wrong">One ensemble cannot be used: {escape(reason)}</p>')
     return model, summary

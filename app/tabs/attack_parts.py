@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -11,11 +10,12 @@ import gradio as gr
 from app import long_work
 from app.components import PRIVATE
 from app.services.attacks import Picture
-from app.services.models import card, one_line
+from app.services.models import card
 from app.services.partners import partners
 from app.studio import Studio
 from app.tabs.attack_controls import Controls
 from app.tabs.attack_results import Results
+from app.tabs.model_chooser import described
 from app.tabs.picture_picker import PicturePicker
 from cce.checkpoints import Checkpoint
 
@@ -62,14 +62,9 @@ def beside_settings(studio: Studio, name: str, value: str | None) -> dict[str, A
     return dict(choices=choices, value=value or "", visible=bool(others))
 
 
-def note(text: str) -> str:
-    """A line of small print."""
-    return f'<p class="studio-note">{escape(text)}</p>'
-
-
 def described_by(checkpoint: Checkpoint) -> list[Any]:
     """An ensemble in a line and on its card."""
-    return [note(one_line(checkpoint)), card(checkpoint)]
+    return [described(checkpoint), card(checkpoint)]
 
 
 def subject_key(name: str, picture: Picture, label: str) -> tuple[str, str, str]:

@@ -9,20 +9,20 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, figure, heading, spoken
+from app.components import COMPUTE, GIVE_UP, HOLD, PRIVATE, RELEASE, WORKING, figure, heading, spoken, waiting
 from app.figures import detection as drawn
 from app.figures import entropies, pictures, verdict
 from app.services import attacks, changes, detection, verdicts
 from app.services.attacks import Picture
-from app.services.models import one_line
 from app.studio import Studio
-from app.tabs import detection_numbers, picture_picker
+from app.tabs import detection_numbers, model_chooser, picture_picker
 from cce.checkpoints import Checkpoint
 
 TITLE = "Detection"
 _QUIET = {**PRIVATE, "show_progress": "hidden"}
 _WAITING = "Choose on the left what happens to it."
 _SHORT_WAITING = "Nothing was done"
+_TITLES = ("The picture", "After the change")
 _FOCUS = "(kind) => { window.cceStudio?.focusRate?.(kind); }"
 
 
@@ -47,13 +47,7 @@ def build(studio: Studio) -> None:
     reports = detection.Reports()
     with gr.Row(elem_classes="studio-split"):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-            heading("1. Model")
-            choices = [(entry.title, entry.id) for entry in studio.registry.entries()]
-            settings = dict(label="Model", show_label=False, container=False)
-            model = gr.Dropdown(choices, value=name, elem_id="detection-model", **settings)
-            summary = gr.HTML(_note(one_line(checkpoint)))
-            heading("2. Picture")
-            picker = picture_picker.build(studio, model, checkpoint, prefix="detection-")
+            subject = model_chooser.build_subject(studio, name, checkpoint, "detection-")
             heading("3. What happens to it")
             kinds = [(title, kind) for kind, title in changes.KINDS]
             kind = gr.Radio(
@@ -61,21 +55,22 @@ def build(studio: Studio) -> None:
             )
             which = gr.Dropdown(visible=False, label="How", elem_id="detection-how")
         with gr.Column(scale=7, min_width=320, elem_id="detection-results"):
-            panels = _build_panels()
+            panels = _build_panels(checkpoint)
     numbers = detection_numbers.build(studio, reports, checkpoint)
-    parts = _Parts(model, summary, kind, which, panels)
-    _wire(studio, reports, parts, picker, numbers)
+    parts = _Parts(subject.model, subject.summary, kind, which, panels)
+    _wire(studio, reports, parts, subject.picker, numbers)
 
 
-def _build_panels() -> list[Any]:
+def _build_panels(checkpoint: Checkpoint) -> list[Any]:
+    """The panels of one picture; each says that it is being worked out until the tab is opened."""
     heading("Is it attacked?")
-    cards = gr.HTML(elem_id="detection-verdict")
-    triptych = gr.HTML(elem_id="detection-pictures")
+    cards = gr.HTML(verdict.awaited(_TITLES, WORKING), elem_id="detection-verdict")
+    triptych = gr.HTML(pictures.awaited(WORKING), elem_id="detection-pictures")
     heading("The evidence", 3)
     standing = figure({}, height=entropies.HEIGHT, elem_id="detection-standing")
-    evidence = gr.HTML(elem_id="detection-evidence")
+    evidence = gr.HTML(waiting(height=4), elem_id="detection-evidence")
     numbers = gr.HTML(elem_classes="studio-numbers")
-    limits = gr.HTML(elem_id="detection-limits")
+    limits = gr.HTML(verdict.limits(verdicts.limits(checkpoint)), elem_id="detection-limits")
     return [cards, triptych, standing, evidence, numbers, limits]
 
 
@@ -95,7 +90,7 @@ def show(
         (verdicts.flag(before), before["flagged"]),
         (verdicts.flag(after), after["flagged"]) if after else None,
         _outcome(found, true, kind),
-        titles=("The picture", "After the change"),
+        titles=_TITLES,
         waiting=_WAITING,
     )
     return [
@@ -142,10 +137,6 @@ def _evidence(checkpoint: Checkpoint, found: changes.Changed, clean: Any, called
     return f'<ul class="studio-evidence">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
 
 
-def _note(text: str) -> str:
-    return f'<p class="studio-note">{escape(text)}</p>'
-
-
 def _wire(
     studio: Studio,
     reports: detection.Reports,
@@ -180,7 +171,7 @@ def _wire(
 
     def another_model(name: str, kind: str) -> list[Any]:
         checkpoint = studio.registry.get(name)
-        return [_note(one_line(checkpoint)), how(name, kind), *numbers.shown(name)]
+        return [model_chooser.described(checkpoint), how(name, kind), *numbers.shown(name)]
 
     def open_tab(already: bool, *given: Any) -> list[Any]:
         """On the first visit of the tab: all that it shows."""
@@ -191,7 +182,8 @@ def _wire(
     computing = {**_QUIET, **COMPUTE}
     tab = Context.block
     if isinstance(tab, gr.Tab):
-        tab.select(spoken(open_tab), [opened, *subject], [opened, *parts.panels, *numbers.outputs], **computing)
+        filled = [opened, *parts.panels, *numbers.outputs]
+        tab.select(spoken(open_tab), [opened, *subject], filled, **computing).failure(**GIVE_UP)
     judged_panels = [judged, *parts.panels]
     picker.then(spoken(picked), [parts.model, picker.picture, parts.kind, parts.which], judged_panels, **computing)
     picker.label.input(**HOLD)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from app import long_work
-from app.components import PRIVATE, figure, heading, spoken
+from app.components import PRIVATE, figure, figure_template, heading, note, spoken, waiting
 from app.figures import detection as drawn
 from app.services import detection
 from app.services.detection import Found, Reports
@@ -17,7 +16,7 @@ from app.services.models import dataset_title
 from app.services.work import Work
 from app.studio import Studio
 from cce.checkpoints import Checkpoint
-from cce.config import AttackConfig
+from cce.config import AttackConfig, ConfigError
 from cce.detection import KINDS
 
 _QUIET = {**PRIVATE, "show_progress": "hidden"}
@@ -62,13 +61,13 @@ class Numbers:
         """The figures of a report."""
         if found is None:
             hidden = [gr.skip() for _ in range(len(self.picks) + 3)]
-            return [None, _note(_NOTHING), gr.Column(visible=False), *hidden]
+            return [None, note(_NOTHING), gr.Column(visible=False), *hidden]
         report = detection.with_threshold(checkpoint, found.report)
         names = {kind: next(s.name for k, s in report.samples() if k == kind) for kind in KINDS}
         picks = [gr.Dropdown([s.name for k, s in report.samples() if k == kind], value=names[kind]) for kind in KINDS]
         return [
             found,
-            _note(found.source),
+            note(found.source),
             gr.Column(visible=True),
             *picks,
             self.board_of(checkpoint, found, names),
@@ -135,38 +134,45 @@ def build(studio: Studio, reports: Reports, checkpoint: Checkpoint) -> Numbers:
                 False, label="PGD at five more strengths (Figure 4): takes longer", elem_id="detection-strengths"
             )
             work = long_work.build("detection", "Measure")
-            source = gr.HTML(_note(""), elem_id="detection-source")
-            note = gr.HTML("", elem_id="detection-offer")
+            source = gr.HTML(waiting("Looking for what was measured …", 2), elem_id="detection-source")
+            offered = gr.HTML("", elem_id="detection-offer")
         with gr.Column(scale=7, min_width=320):
             gr.HTML(_READING)
-    with gr.Column(visible=False, elem_id="detection-numbers") as board:
+    rows = _rows_there_are(reports, checkpoint)
+    with gr.Column(visible=rows > 0, elem_id="detection-numbers") as board:
         with gr.Row(elem_classes="studio-picks"):
             picks = [
                 gr.Dropdown(label=drawn.TITLES[kind], min_width=150, elem_id=f"detection-{kind}") for kind in KINDS
             ]
         histogram = gr.HTML(
             {},
-            html_template=_BOARD.format(height=drawn.HISTOGRAM_HEIGHT),
+            html_template=_BOARD.format(
+                cards=waiting("Counting what is flagged …", 6),
+                figure=figure_template(drawn.HISTOGRAM_HEIGHT),
+                table=waiting("The table of all of them comes here …", 1.5 * rows),
+            ),
             js_on_load="window.cceStudio.mountBoard(element, props, watch);",
             apply_default_css=False,
             elem_id="detection-board",
         )
         heading("ROC of each attack (Figure 3)", 3)
-        roc = figure({}, height=drawn.ROC_HEIGHT, elem_id="detection-roc")
+        roc = figure({}, height=drawn.ROC_HEIGHT, stacked=drawn.STACKED_HEIGHT, elem_id="detection-roc")
         heading("AUC by strength (Figure 4)", 3)
-        gr.HTML(_note("Left: PGD at every strength that was measured. The bars are numbered as in the table."))
-        auc = figure({}, height=drawn.ROC_HEIGHT, elem_id="detection-auc")
+        gr.HTML(
+            note("PGD at every strength that was measured, then the others; the bars are numbered as in the table.")
+        )
+        auc = figure({}, height=drawn.ROC_HEIGHT, stacked=drawn.STACKED_HEIGHT, elem_id="detection-auc")
     settings = [attacks, count, aware, strengths, knowing]
-    return Numbers(studio, reports, settings, work, gr.State(None), source, note, board, picks, histogram, roc, auc)
+    return Numbers(studio, reports, settings, work, gr.State(None), source, offered, board, picks, histogram, roc, auc)
 
 
 _BOARD = (
-    '<div class="studio-board"><div class="studio-board-cards"></div>'
+    '<div class="studio-board"><div class="studio-board-cards">{cards}</div>'
     '<p class="threshold-line"><span class="threshold-words" role="status"></span>'
     '<button type="button" class="threshold-reset" disabled>Back</button></p>'
-    '<div class="studio-plot"><div class="studio-figure" role="img" aria-label="Figure" style="height:{height}px">'
-    '</div><div class="studio-threshold" role="slider" tabindex="0" aria-label="Threshold of the entropy, in nats" '
-    'aria-orientation="horizontal" hidden></div></div><div class="studio-board-table"></div></div>'
+    '<div class="studio-plot">{figure}'
+    '<div class="studio-threshold" role="slider" tabindex="0" aria-label="Threshold of the entropy, in nats" '
+    'aria-orientation="horizontal" hidden></div></div><div class="studio-board-table">{table}</div></div>'
 )
 
 _READING = (
@@ -179,6 +185,15 @@ _READING = (
     "flagged.</li><li>A good detector has a high AUC in the first two and .5 in the third. Near 1 on one attack alone "
     "says little.</li></ul></div>"
 )
+
+
+def _rows_there_are(reports: Reports, checkpoint: Checkpoint) -> int:
+    """Lines of the table that will be shown when the tab is opened, 0 where nothing was measured."""
+    try:
+        found = reports.latest(checkpoint)
+    except ConfigError:  # a damaged record: said when the tab is opened
+        found = None
+    return len(KINDS) + 2 + len(list(found.report.samples())) if found else 0
 
 
 def default_aware(checkpoint: Checkpoint) -> int:
@@ -208,11 +223,7 @@ def offer(studio: Studio, checkpoint: Checkpoint) -> str:
     pictures = studio.collection(checkpoint)
     if pictures.missing_megabytes is None:
         return ""
-    return _note(
+    return note(
         f"Only {len(pictures.split)} {dataset_title(checkpoint.dataset)} test pictures ship. For more, get the test "
         f"set with the button under the pictures above ({pictures.missing_megabytes} MB)."
     )
-
-
-def _note(text: str) -> str:
-    return f'<p class="studio-note">{escape(text)}</p>'

@@ -7,7 +7,7 @@ from html import escape
 import gradio as gr
 from gradio.context import Context
 
-from app.components import PRIVATE, heading, spoken
+from app.components import GIVE_UP, PRIVATE, heading, spoken, waiting
 from app.figures import method, paper_tables
 from app.services import paper as service
 from app.studio import Studio
@@ -27,7 +27,7 @@ _HEAD = (
     "as the truth to be matched. Ours were measured when the ensembles were released; nothing is computed here, and "
     "where there is no number there is the reason."
 )
-_READING = '<p class="studio-note">Reading what ships with the ensembles ...</p>'
+_READING = waiting("Reading what ships with the ensembles …", 16)
 
 
 def build(studio: Studio) -> None:
@@ -51,7 +51,8 @@ def build(studio: Studio) -> None:
         page = service.page(studio)
         return [_tables(page), _detection(page)]
 
-    tab.select(spoken(read_paper), None, [tables, detection], show_progress="hidden", **PRIVATE)
+    read = tab.select(spoken(read_paper), None, [tables, detection], show_progress="hidden", **PRIVATE)
+    read.failure(**GIVE_UP)
 
 
 def _tables(page: service.Page) -> str:

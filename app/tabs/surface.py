@@ -8,21 +8,31 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, heading, spoken
+from app.components import (
+    COMPUTE,
+    GIVE_UP,
+    HOLD,
+    PRIVATE,
+    RELEASE,
+    WORKING,
+    figure_template,
+    heading,
+    note,
+    spoken,
+    waiting,
+)
 from app.figures import pictures
 from app.figures import surfaces as drawn
 from app.services import attacks, surfaces, verdicts
 from app.services.attacks import Picture, in_255ths
-from app.services.models import one_line
 from app.studio import Studio
-from app.tabs import picture_picker
+from app.tabs import model_chooser
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig
 
 TITLE = "Loss surface"
 NOTHING = "none"
 _ATTACKS = ("pgd", "bim", "mim", "fgsm")
-_VIEWS = '<div class="studio-figure" role="img" aria-label="Figure" style="height:{height}px"></div>'
 _WORDS = (
     '<div class="studio-limits"><h3>What is drawn</h3><ul>'
     "<li>The plane through the picture along u, the way in which the ensemble’s loss climbs fastest, and v, a random "
@@ -42,31 +52,29 @@ def build(studio: Studio) -> None:
     checkpoint = studio.registry.get(name)
     with gr.Row(elem_classes="studio-split"):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-            heading("1. Model")
-            choices = [(entry.title, entry.id) for entry in studio.registry.entries()]
-            settings = dict(label="Model", show_label=False, container=False)
-            model = gr.Dropdown(choices, value=name, elem_id="surface-model", **settings)
-            summary = gr.HTML(_note(one_line(checkpoint)))
-            heading("2. Picture")
-            picker = picture_picker.build(studio, model, checkpoint, prefix="surface-")
+            about = model_chooser.build_subject(studio, name, checkpoint, "surface-")
             heading("3. Attack and plane")
             controls = _build_controls(checkpoint)
         with gr.Column(scale=7, min_width=320, elem_id="surface-results"):
             heading("The picture in the middle")
-            subject = gr.HTML(elem_id="surface-subject")
-            triptych = gr.HTML(elem_id="surface-pictures")
+            subject = gr.HTML(waiting("Attacking the picture …", 2.5), elem_id="surface-subject")
+            triptych = gr.HTML(pictures.awaited(WORKING), elem_id="surface-pictures")
             heading("Loss, and below it what each says", 3)
-            legend = gr.HTML(elem_id="surface-legend")
+            legend = gr.HTML('<p class="studio-legend">&nbsp;</p>', elem_id="surface-legend")
             views = gr.HTML(
                 {},
-                html_template=_VIEWS.format(height=drawn.HEIGHT),
+                html_template=figure_template(
+                    drawn.HEIGHT,
+                    "Working out the loss at every point of the plane …",
+                    drawn.stacked_height(checkpoint.model.config.members),
+                ),
                 js_on_load="window.cceStudio.mountScenes(element, props, watch);",
                 apply_default_css=False,
                 elem_id="surface-views",
             )
             numbers = gr.HTML(elem_classes="studio-numbers")
             gr.HTML(_WORDS)
-    _wire(studio, model, summary, picker, controls, [subject, triptych, legend, views, numbers])
+    _wire(studio, about, controls, [subject, triptych, legend, views, numbers])
 
 
 def _build_controls(checkpoint: Checkpoint) -> list[Any]:
@@ -135,7 +143,7 @@ def _subject(picture: Picture, true: str | None, config: AttackConfig | None, fo
     outcome = ""
     if found.result:
         outcome = f'<p class="outcome">{escape(verdicts.fooled(found.result, true is not None))}</p>'
-    return _note(f"{verdicts.subject(picture.name, true)} {what}{cut}") + outcome
+    return note(f"{verdicts.subject(picture.name, true)} {what}{cut}") + outcome
 
 
 def _triptych(picture: Picture, true: str | None, config: AttackConfig | None, found: surfaces.Drawn) -> str:
@@ -150,18 +158,13 @@ def _triptych(picture: Picture, true: str | None, config: AttackConfig | None, f
     )
 
 
-def _note(text: str) -> str:
-    return f'<p class="studio-note">{escape(text)}</p>'
-
-
 def _wire(
     studio: Studio,
-    model: gr.Dropdown,
-    summary: gr.HTML,
-    picker: picture_picker.PicturePicker,
+    about: model_chooser.Subject,
     controls: list[Any],
     panels: list[Any],
 ) -> None:
+    model, picker = about.model, about.picker
     drawn_for = gr.State(None)  # the model of what is on screen, None before anything is
     epsilon, extent = controls[1], controls[2]
 
@@ -186,7 +189,7 @@ def _wire(
         return see(last, *given) if last is None else [gr.skip() for _ in filled]
 
     def described(name: str) -> str:
-        return _note(one_line(studio.registry.get(name)))
+        return model_chooser.described(studio.registry.get(name))
 
     subject = [drawn_for, model, picker.picture]
     inputs = [*subject, judged, *controls]
@@ -194,10 +197,10 @@ def _wire(
     working = {**PRIVATE, **COMPUTE, "show_progress": "minimal", "show_progress_on": [panels[0]]}
     tab = Context.block
     if isinstance(tab, gr.Tab):
-        tab.select(spoken(open_tab), inputs, filled, **working)
+        tab.select(spoken(open_tab), inputs, filled, **working).failure(**GIVE_UP)
     picker.then(spoken(picked), [*subject, *controls], filled, **working)
     picker.label.input(**HOLD)
     relabelled = [*subject, picker.label, *controls]
     picker.label.input(spoken(see), relabelled, filled, **working, trigger_mode="multiple").then(**RELEASE)
     gr.on([c.input for c in controls], spoken(see), inputs, filled, **working, trigger_mode="always_last")
-    model.input(spoken(described), [model], [summary], **PRIVATE, show_progress="hidden")
+    model.input(spoken(described), [model], [about.summary], **PRIVATE, show_progress="hidden")

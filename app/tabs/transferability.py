@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import long_work, transfer_endpoints
-from app.components import HOLD, PRIVATE, RELEASE, figure, heading, spoken
+from app.components import HOLD, PRIVATE, RELEASE, figure, heading, note, sentence, spoken
 from app.figures import flow, matrix, subset_pictures
 from app.figures.metrics import metric_cards
 from app.figures.palette import voices
@@ -19,8 +19,10 @@ from app.services.attacks import in_255ths
 from app.services.transferability import Found
 from app.services.work import Work
 from app.studio import Studio
+from app.tabs import model_chooser
 from app.tabs.picture_picker import get_words
 from cce.cards import percent
+from cce.config import ConfigError
 from cce.transferability import BlackBox
 
 TITLE = "Transferability"
@@ -80,8 +82,7 @@ def build(studio: Studio) -> None:
             note, get = _data(studio, name)
             gr.HTML(_terms(), elem_classes="studio-more")
         with gr.Column(scale=7, min_width=320, elem_id="transferability-results"):
-            first = service.released(studio.registry.get(name))
-            panels = _panels(_shown(studio, first, studio.registry.get(name).model.config.members))
+            panels = _panels(_released(studio, name))
             found = gr.State(None)
     _between(studio, controls)
     _wire(studio, controls, work, [note, get], panels, found)
@@ -91,8 +92,7 @@ def build(studio: Studio) -> None:
 
 
 def _controls(studio: Studio, name: str) -> _Controls:
-    choices = [(entry.title, entry.id) for entry in studio.registry.entries()]
-    model = gr.Dropdown(choices, value=name, label="Model", elem_id="transferability-model")
+    model = model_chooser.build(studio, name, "transferability-", show_label=True)
     first = service.defaults(studio.registry.get(name))
     with gr.Row(elem_classes="studio-fields"):
         count = gr.Number(
@@ -163,11 +163,19 @@ def _terms() -> str:
 # What the panels show
 
 
-def _shown(studio: Studio, found: Found | None, members: int) -> list[Any]:
+def _released(studio: Studio, name: str) -> list[Any]:
+    """What ships with an ensemble; in its place why it cannot be read, where it is damaged."""
+    try:
+        return _shown(studio, service.released(studio.registry.get(name)))
+    except ConfigError as error:
+        return [note(sentence(str(error)), live=True), *_shown(studio, None)[1:]]
+
+
+def _shown(studio: Studio, found: Found | None) -> list[Any]:
     if found is None:
         waiting = f'<div class="studio-flow empty"><p class="studio-note">{_NONE}</p></div>'
         return [
-            _note(_NONE),
+            note(_NONE, live=True),
             waiting,
             "",
             subset_pictures.nothing(""),
@@ -186,10 +194,9 @@ def _shown(studio: Studio, found: Found | None, members: int) -> list[Any]:
     )
     hint = _PICK if found.images is not None else "Press Measure to see the pictures of a subset."
     return [
-        _note(
-            " ".join(
-                [_model_words(studio, found.model), found.source, f"{_attack_words(found)}", *service.describe(found)]
-            )
+        note(
+            " ".join([_model_words(studio, found.model), found.source, _attack_words(found), *service.describe(found)]),
+            live=True,
         ),
         drawn,
         counted,
@@ -219,10 +226,6 @@ def _flow_of(found: Found) -> tuple[str, str]:
     return flow.picture(t.flow, t.images, found.images is not None) + said, flow.numbers(t.flow)
 
 
-def _note(words: str) -> str:
-    return f'<p class="studio-note" aria-live="polite">{escape(words)}</p>'
-
-
 def _pictures_of(studio: Studio, found: Found | None, before: str, after: str) -> str:
     """The pictures of a subset, or of the way between two."""
     if found is None or found.images is None or found.x_adv is None or found.labels is None or found.said is None:
@@ -249,15 +252,14 @@ def _wire(
     def measured(work: Work, model: str, count: float, *typed: Any) -> list[Any]:
         config = service.settings(*typed[:4])
         made = service.measure(studio, model, count, config, typed[4], work)
-        return [*_shown(studio, made, made.table.members), made]
+        return [*_shown(studio, made), made]
 
     def other_model(model: str) -> list[Any]:
         checkpoint = studio.registry.get(model)
         first = service.defaults(checkpoint)
         words, button = _data_words(studio, model)
         sizes = [in_255ths(first.epsilon), in_255ths(first.step_size), first.steps]
-        shown = _shown(studio, service.released(checkpoint), checkpoint.model.config.members)
-        return [*sizes, words, gr.Button(**button), *shown, None]
+        return [*sizes, words, gr.Button(**button), *_released(studio, model), None]
 
     def looked(kept: Found | None, event: gr.EventData) -> str:
         return _pictures_of(studio, kept, str(event.before or ""), str(event.after or ""))
@@ -282,7 +284,7 @@ def _between(studio: Studio, c: _Controls) -> None:
     name = c.model.value
     heading("Between ensembles (Tables 12 and 13)")
     gr.HTML(
-        _note(
+        note(
             "Black box: examples made against one ensemble, shown to another. On the diagonal each ensemble meets its "
             "own. Images and attack are those chosen above."
         )
@@ -293,26 +295,40 @@ def _between(studio: Studio, c: _Controls) -> None:
             chosen = gr.CheckboxGroup(choices, value=_first_few(choices), label="Ensembles", elem_id="black-box-models")
             work = long_work.build("black-box", "Compare", "Each ensemble is attacked once, all are asked.")
         with gr.Column(scale=7, min_width=320):
-            source = gr.HTML(_note("Nothing compared yet: press Compare."), elem_id="black-box-source")
-            square = figure(matrix.waiting("Press Compare."), height=matrix.HEIGHT, elem_id="black-box")
-            numbers = gr.HTML("", elem_classes="studio-numbers")
+            shown = _released_between(studio, name)
+            source = gr.HTML(shown[0], elem_id="black-box-source")
+            square = figure(shown[1], height=matrix.HEIGHT, elem_id="black-box")
+            numbers = gr.HTML(shown[2], elem_classes="studio-numbers")
 
     def compared(work: Work, names: list[str], count: float, *typed: Any) -> list[Any]:
         found, words = service.between(studio, names, count, service.settings(*typed[:4]), typed[4], work)
         return _compared(studio, found, words)
 
-    def restocked(model: str) -> Any:
+    def restocked(model: str) -> list[Any]:
         found = service.comparable(studio, model)
-        return gr.CheckboxGroup(found, value=_first_few(found))
+        return [gr.CheckboxGroup(found, value=_first_few(found)), *_released_between(studio, model)]
 
     work.wire(compared, [chosen, c.count, *c.of_attack, c.seed], [source, square, numbers])
     c.model.input(**HOLD)
-    listed = c.model.input(restocked, [c.model], [chosen], trigger_mode="multiple", show_progress="hidden", **PRIVATE)
-    listed.then(**RELEASE)
+    filled = [chosen, source, square, numbers]
+    quiet = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
+    c.model.input(spoken(restocked), [c.model], filled, **quiet).then(**RELEASE)
 
 
 def _first_few(choices: list[tuple[str, str]]) -> list[str]:
     return [name for _, name in choices[:4]]
+
+
+def _released_between(studio: Studio, name: str) -> list[Any]:
+    """What ships with an ensemble of this kind, or how to get it."""
+    why = "Nothing compared yet: press Compare."
+    try:
+        found = service.released_between(studio.registry.get(name))
+    except ConfigError as error:
+        found, why = None, sentence(str(error))
+    if found is None:
+        return [note(why, live=True), matrix.waiting("Press Compare."), ""]
+    return _compared(studio, *found)
 
 
 def _compared(studio: Studio, found: BlackBox, words: str) -> list[Any]:
@@ -324,4 +340,4 @@ def _compared(studio: Studio, found: BlackBox, words: str) -> list[Any]:
     caption = f"Right, in percent: {found.attack.describe()}, n = {found.images:,}; rows: source, columns: attacked"
     attack = found.attack.describe().removesuffix(", on the ensemble")
     drawn = matrix.figure(values, rows, names, "source of the examples", "attacked ensemble")
-    return [_note(f"{words} {attack}."), drawn, matrix.numbers(caption, values, rows, names)]
+    return [note(f"{words} {attack}.", live=True), drawn, matrix.numbers(caption, values, rows, names)]

@@ -79,3 +79,22 @@ def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
     choose_tab(page, "Detection")
     expect(page.locator("#detection-verdict .card").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("width", [390, 1366])
+def test_the_first_seconds_are_not_blank_and_nothing_jumps(open_page: Callable[..., Page], width: int):
+    """While the server is held up, every figure's place is there and says what it waits for."""
+    page = open_page(width=width, height=844)
+    page.route("**/queue/join**", lambda route: None)  # never answered
+    choose_tab(page, "Detection")
+    expect(page.locator("#detection-pictures")).to_contain_text("Working it out")
+    figures = ("board", "roc", "auc")
+    waiting = page.locator(", ".join(f"#detection-{name} .studio-figure" for name in figures))
+    expect(waiting).to_have_count(3)
+    said = "(nodes) => nodes.map((node) => getComputedStyle(node, '::before').content)"
+    assert waiting.evaluate_all(said) == ['"Working it out …"'] * 3
+    early = page.evaluate("document.documentElement.scrollHeight")
+    page = open_page(width=width, height=844)
+    choose_tab(page, "Detection")
+    expect(page.locator("#detection-auc .main-svg").first).to_be_visible()
+    assert abs(page.evaluate("document.documentElement.scrollHeight") / early - 1) < 0.12
