@@ -57,12 +57,9 @@ class PicturePicker:
         return [self.picture, self.label, self.fitting]
 
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
-        """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too.
-
-        Every time: a choice from a dropdown tells of itself twice, and what `HOLD` counted must be released as often.
-        """
+        """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too."""
         for event in self.picked:
-            event.success(listener, inputs, outputs, **kwargs, trigger_mode="multiple").then(**RELEASE)
+            event.success(listener, inputs, outputs, **kwargs).then(**RELEASE)
 
 
 def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: str = "") -> PicturePicker:
@@ -286,7 +283,7 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         p.gallery.select(spoken(pick), [p.model, p.page], choice, **every),
         sent,
         p.sample.select(spoken(tried), [p.model], choice, **every),
-        restocked.success(spoken(kept), [p.model, p.picture], choice, **every),
+        restocked.success(spoken(kept), [p.model, p.picture], choice, **quiet),
     ]
     for event in p.picked:
         event.failure(**RELEASE)

@@ -217,22 +217,6 @@ def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., 
     expect(page.locator("#download a.picture")).to_be_visible()
 
 
-# Attack waits at most 20 s for what is never released; what is released is so at once, a loaded machine allowing.
-SETTLED = """() => Promise.race([
-    window.cceStudio.settled().then(() => "settled"), new Promise((go) => setTimeout(() => go("held"), 15000))])"""
-
-
-def test_attack_waits_for_another_model_no_longer_than_it_takes(open_page: Callable[..., Page]):
-    page = open_page()
-    for name in ("Digits, CCE-RM", "Digits, CCE-DM"):
-        page.locator("#model input").click()
-        page.get_by_role("option", name=re.compile(name)).click()
-        expect(page.locator("#model-summary")).to_contain_text("(n = 360)")
-        assert page.evaluate(SETTLED) == "settled"
-    page.locator("#attack-go").click()
-    expect(page.locator("#verdict")).to_contain_text("PGD")
-
-
 def test_the_slider_replays_the_attack_without_the_server(open_page: Callable[..., Page], tmp_path: Path):
     page = open_page()
     attack(page)
