@@ -99,7 +99,7 @@
     if (held === 0) waiting.splice(0).forEach((go) => go());
   }
   function settled() {
-    return held === 0 ? Promise.resolve() : new Promise((go) => { waiting.push(go); setTimeout(go, 8000); });
+    return held === 0 ? Promise.resolve() : new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
   }
   // A table that was unfolded stays so when its panel is filled anew.
   const unfolded = new Set();
