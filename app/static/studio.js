@@ -98,8 +98,9 @@
     held = Math.max(0, held - 1);
     if (held === 0) waiting.splice(0).forEach((go) => go());
   }
-  function settled() {
-    return held === 0 ? Promise.resolve() : new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
+  async function settled() {
+    await new Promise((go) => setTimeout(go, 30)); // a click of just now has not been told to `hold` yet
+    if (held > 0) await new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
   }
   // A table that was unfolded stays so when its panel is filled anew.
   const unfolded = new Set();
@@ -127,6 +128,6 @@
     for (const node of document.querySelectorAll(".studio-figure")) if (node.offsetParent) node.dataset.waiting = words;
   }
 
-  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, giveUp };
+  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

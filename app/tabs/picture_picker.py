@@ -59,7 +59,7 @@ class PicturePicker:
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
         """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too."""
         for event in self.picked:
-            event.success(listener, inputs, outputs, **kwargs).then(**RELEASE)
+            event.success(listener, inputs, outputs, trigger_mode="multiple", **kwargs).then(**RELEASE)
 
 
 def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: str = "") -> PicturePicker:
@@ -266,7 +266,9 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         return [gr.skip()] * len(p.shelf) if len(now.split) == at_start else stocked(now)
 
     quiet = {**PRIVATE, "show_progress": "hidden"}
-    every = {**quiet, "trigger_mode": "multiple"}  # a second pick while the first is under way counts
+    # A second pick while the first is under way counts; one at a time is looked at, so that the last one wins.
+    # A list tells twice of a choice: what is not run for both would release only one of the two that are held.
+    every = {**quiet, "trigger_mode": "multiple", "concurrency_id": "picking", "concurrency_limit": 1}
     p.wanted.input(spoken(filtered), [p.model, p.wanted], shown, **quiet)
     for button, by in ((p.back, -1), (p.next_page, 1)):
         listener = spoken(_bound(turn, by))
@@ -283,7 +285,7 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         p.gallery.select(spoken(pick), [p.model, p.page], choice, **every),
         sent,
         p.sample.select(spoken(tried), [p.model], choice, **every),
-        restocked.success(spoken(kept), [p.model, p.picture], choice, **quiet),
+        restocked.success(spoken(kept), [p.model, p.picture], choice, **every),
     ]
     for event in p.picked:
         event.failure(**RELEASE)

@@ -15,6 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 from app.services import attacks, gallery
 from app.services.models import Registry
 from cce.pictures import to_png
+from studio_page import choose_model, put
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -54,10 +55,6 @@ def choose(page: Page, name: str, title: str | re.Pattern[str]) -> None:
     page.get_by_role("option", name=title, exact=True).first.click()
 
 
-def choose_model(page: Page, title: str) -> None:
-    choose(page, "model", title)
-
-
 def steps_field(page: Page) -> Locator:
     return page.locator("#more-settings").get_by_label("Steps", exact=True)
 
@@ -85,7 +82,7 @@ def flagged(result: dict) -> str:
 
 def test_pick_attack_download_and_upload_again(open_page: Callable[..., Page], caught: Caught, tmp_path: Path):
     page = open_page()
-    choose_model(page, caught.model)
+    choose_model(page, "#model", caught.model)
     expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first},")
     page.locator("#gallery button.thumbnail-item").nth(caught.place).click()
     before = page.locator("#verdict .card").first
@@ -199,7 +196,7 @@ def test_the_keyboard_reaches_picture_and_button(open_page: Callable[..., Page])
 
 def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., Page], caught: Caught):
     page = open_page()
-    choose_model(page, caught.model)
+    choose_model(page, "#model", caught.model)
     expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first},")
     # All in one turn of the page's loop: the server knows of no pick yet when Attack is pressed.
     page.evaluate(
@@ -271,8 +268,8 @@ def test_an_unfolded_table_stays_so_under_the_next_attack(open_page: Callable[..
 
 def start_long_attack(page: Page) -> None:
     page.get_by_role("button", name="More settings").click()
-    steps_field(page).fill("500")
-    page.get_by_label("Restarts").fill("20")
+    put(steps_field(page), "500")
+    put(page.get_by_label("Restarts"), "20")
     page.locator("#attack-go").click()
     expect(page.locator("#attack-progress .bar i")).to_be_visible()
 
@@ -285,8 +282,8 @@ def test_cancel_frees_the_processor(open_page: Callable[..., Page]):
     expect(page.locator("#attack-progress")).to_contain_text("Cancelled after")
     expect(page.locator("#verdict .card").nth(1)).to_contain_text("Press Attack to see")
     expect(page.locator("#attack-cancel")).to_be_disabled()
-    steps_field(page).fill("3")
-    page.get_by_label("Restarts").fill("1")
+    put(steps_field(page), "3")
+    put(page.get_by_label("Restarts"), "1")
     attack(page)
     expect(page.locator("#verdict")).to_contain_text("PGD k=3,")
 

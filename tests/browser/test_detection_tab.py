@@ -5,20 +5,15 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from studio_page import choose_tab
+from studio_page import choose_model, choose_tab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def choose(page: Page, where: str, title: str) -> None:
-    page.locator(f"{where} input").click()
-    page.get_by_role("option", name=title).click()
 
 
 def on_digits(page: Page) -> None:
     choose_tab(page, "Detection")
     expect(page.locator("#detection-verdict .card").first).to_be_visible()
-    choose(page, "#detection-model", "Digits, CCE-DM")
+    choose_model(page, "#detection-model", "Digits, CCE-DM")
     expect(page.locator("#detection-verdict")).to_contain_text("true class 0")
 
 
