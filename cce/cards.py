@@ -104,7 +104,7 @@ def _training_attack(a: Any) -> str:
     epsilon = span(255 * a.epsilon[0], 255 * a.epsilon[1])
     words = f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
     if a.smooth:
-        words += f"; {a.smooth:.0%} of batches smooth, on grids of {', '.join(map(str, a.grids))}"
+        words += f"; {a.smooth:.0%} of each batch smooth, on grids of {', '.join(map(str, a.grids))}"
     return words + (f"; noise on {a.noise:.0%} of benign images" if a.noise else "")
 
 

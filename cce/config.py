@@ -207,8 +207,8 @@ class TrainingAttack:
     paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1.
 
     Two additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
-    the share of batches attacked with smooth perturbations, on a coarse grid whose side is drawn from
-    `grids` and upsampled bilinearly inside the same ball. `noise` is the share of benign images that get
+    the share of each batch that is attacked with smooth perturbations, on a coarse grid whose side is drawn
+    from `grids` and upsampled bilinearly inside the same ball. `noise` is the share of benign images that get
     random signs of a size drawn from 0 to the batch's epsilon, and keep their label.
     """
 

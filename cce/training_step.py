@@ -27,12 +27,9 @@ def draw_attack(attack: TrainingAttack, generator: torch.Generator) -> tuple[int
     return steps, epsilon, reach * epsilon / steps
 
 
-def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int | None:
-    """Side of the coarse grid that a batch is attacked on, or None for one value a pixel."""
-    if not attack.smooth:
-        return None
-    u = torch.rand(2, generator=generator).tolist()
-    return attack.grids[int(u[1] * len(attack.grids))] if u[0] < attack.smooth else None
+def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int:
+    """Side of the coarse grid on which a batch's smooth share is attacked."""
+    return attack.grids[int(torch.rand((), generator=generator).item() * len(attack.grids))]
 
 
 def make_examples(
@@ -61,18 +58,16 @@ def make_examples(
     n = len(search.members)
     targets: list[int | None] = {"none": [], "ensemble": [None], "members": list(range(n))}[defense.targets]
     steps, epsilon, step_size = draw_attack(attack, generator)
-    grid = draw_grid(attack, generator)
+    smooth = round(attack.smooth * len(x))  # a batch holds both kinds: batch norm could tell whole batches apart
+    grid = draw_grid(attack, generator) if smooth else 0
     examples = []
     for member in targets:
         climbed = labels if defense.reading == "paper" else predicted(search, x, member)
-        objective = loss_of(search, climbed, member)
-        if grid is None:
-            noise = team.rand(tuple(x.shape), generator).to(x, memory_format=torch.channels_last)
-            start = (x + epsilon * (2 * noise - 1)).clamp(0, 1)
-            found = pgd_sign(objective, x, start, epsilon=epsilon, step_size=step_size, steps=steps)
-        else:
-            noise = team.rand((*x.shape[:2], grid, grid), generator).to(x)
-            picture = smooth_perturbation(x, epsilon)
+        found = []
+        if smooth:
+            objective, images = loss_of(search, climbed[:smooth], member), x[:smooth]
+            noise = team.rand((*images.shape[:2], grid, grid), generator).to(x)
+            picture = smooth_perturbation(images, epsilon)
             coarse = ascend(
                 lambda z, objective=objective, picture=picture: objective(picture(z)),
                 epsilon * (2 * noise - 1),
@@ -81,8 +76,13 @@ def make_examples(
                 direction=torch.sign,
                 project=lambda z: z.clamp(-epsilon, epsilon),
             )
-            found = picture(coarse).detach()
-        examples.append(found)
+            found.append(picture(coarse).detach())
+        if smooth < len(x):
+            objective, images = loss_of(search, climbed[smooth:], member), x[smooth:]
+            noise = team.rand(tuple(images.shape), generator).to(x, memory_format=torch.channels_last)
+            start = (images + epsilon * (2 * noise - 1)).clamp(0, 1)
+            found.append(pgd_sign(objective, images, start, epsilon=epsilon, step_size=step_size, steps=steps))
+        examples.append(torch.cat(found))
     return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
 
 

@@ -148,12 +148,25 @@ def test_smooth_examples_are_coarse_inside_the_ball_and_climb(defense, trained, 
         assert loss_of(model, labels, target)(examples).mean() > loss_of(model, labels, target)(x).mean()
 
 
-def test_the_share_of_smooth_batches_and_their_grids_are_drawn():
+def test_every_batch_has_its_share_of_smooth_examples(trained, batch):
+    model, (x, labels) = trained(2), batch
+    model.requires_grad_(False)
+    attack = TrainingAttack((6, 6), (0.1, 0.1), (2.0, 2.0), smooth=0.25, grids=(2,))
+    x = 0.2 + 0.6 * x
+    found = make_examples(model, x, labels, CCE_RM, attack, torch.Generator().manual_seed(0))
+    assert found.shape == (2, *x.shape)
+    delta = found - x
+    coarse = F.interpolate(delta.flatten(0, 1), size=(2, 2), mode="area")
+    fine = delta.flatten(0, 1) - F.interpolate(coarse, size=x.shape[2:], mode="bilinear", align_corners=False)
+    fineness = (fine.flatten(1).norm(dim=1) / delta.flatten(0, 1).flatten(1).norm(dim=1)).view(2, -1)
+    share = round(0.25 * len(x))
+    assert fineness[:, :share].max() < fineness[:, share:].min()
+
+
+def test_the_grids_of_smooth_examples_are_drawn():
     generator = torch.Generator().manual_seed(0)
-    attack = TrainingAttack(smooth=0.5, grids=(4, 8))
-    drawn = [draw_grid(attack, generator) for _ in range(1000)]
-    assert 400 < drawn.count(None) < 600 and abs(drawn.count(4) - drawn.count(8)) < 100
-    assert draw_grid(TrainingAttack(), generator) is None
+    drawn = [draw_grid(TrainingAttack(smooth=0.5, grids=(4, 8)), generator) for _ in range(1000)]
+    assert set(drawn) == {4, 8} and abs(drawn.count(4) - drawn.count(8)) < 100
 
 
 def test_noise_goes_to_its_share_of_benign_images(digits):
