@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if find_spec("spaces"):  # ZeroGPU's package must come before torch
         import_module("spaces")
     from app.interface import build, launch_settings
+    from app.services import one_thread
     from app.services.models import Registry
     from app.services.training import Training
     from app.studio import Studio
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"CCE Studio: {error}", file=sys.stderr)
         return 2
     training.watch()
-    demo = build(Studio(registry, options.data, training))
+    demo = one_thread.run(build, Studio(registry, options.data, training))  # it looks at the first picture
     settings = launch_settings() | {"mcp_server": options.mcp}
     demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)
     print(f"CCE Studio is on http://{options.host}:{options.port} (stop it with Ctrl+C)", flush=True)

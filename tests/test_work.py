@@ -31,10 +31,11 @@ def test_a_cancelled_work_ends_where_it_next_says_how_far_it_is():
     assert work.fraction == 0.5
 
 
-def test_leaving_the_page_stops_the_thread():
-    work, stopped = Work(), threading.Event()
+def test_leaving_the_page_stops_the_work():
+    work, started, stopped = Work(), threading.Event(), threading.Event()
 
     def compute(work: Work) -> list:
+        started.set()
         try:
             for i in range(10_000):
                 time.sleep(0.005)
@@ -46,6 +47,7 @@ def test_leaving_the_page_stops_the_thread():
     done = long_work._started(compute, work, ())
     lines = long_work.watched(work, done)
     assert 'role="progressbar"' in next(lines)
+    assert started.wait(20)
     lines.close()  # as when the page is closed
     assert stopped.wait(20)  # it would count for 50 s
     with pytest.raises(CancelledWork):
