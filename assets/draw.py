@@ -46,9 +46,7 @@ class Canvas:
         """A closed shape whose edge runs smoothly through the points."""
         self.polygon(_smooth(points), top, bottom)
 
-    def ellipse(
-        self, x: float, y: float, rx: float, ry: float, top: Colour, bottom: Colour | None = None
-    ) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, top: Colour, bottom: Colour | None = None) -> None:
         """An ellipse about (x, y) with radii rx and ry."""
         box = _scaled([(x - rx, y - ry), (x + rx, y + ry)])
         self.paint(_mask(lambda draw: draw.ellipse(box, 255)), top, bottom)
