@@ -80,13 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if find_spec("spaces"):  # ZeroGPU's package must come before torch
         import_module("spaces")
+    import torch
+
     from app.interface import build, launch_settings
-    from app.services import one_thread
     from app.services.models import Registry
     from app.services.training import Training
     from app.studio import Studio
+    from cce import shards
     from cce.config import ConfigError
 
+    shards.use(torch.get_num_threads())
+    torch.set_num_threads(1)  # one picture is attacked quickest by one thread; what is more is shared among all
     training = Training.at(options.runs, options.data)
     try:
         registry = Registry(options.checkpoints, options.device, training.jobs.checkpoints)
@@ -94,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"CCE Studio: {error}", file=sys.stderr)
         return 2
     training.watch()
-    demo = one_thread.run(build, Studio(registry, options.data, training))  # it looks at the first picture
+    demo = build(Studio(registry, options.data, training))
     settings = launch_settings() | {"mcp_server": options.mcp}
     demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)
     print(f"CCE Studio is on http://{options.host}:{options.port} (stop it with Ctrl+C)", flush=True)

@@ -11,7 +11,6 @@ import gradio as gr
 from app import analysis_endpoints, endpoints, long_work, model_lists, picture_files, plotly_script
 from app.components import COMPUTE
 from app.figures import palette
-from app.services import one_thread
 from app.services.zero_gpu import on_gpu
 from app.studio import Studio
 from app.tabs import attack, detection, hub_models, paper, surface, training, transferability
@@ -45,20 +44,17 @@ def build(studio: Studio) -> gr.Blocks:
         analysis_endpoints.build(studio)
         model_lists.keep_current(studio, demo)
         long_work.stop_with_the_page(demo)
-    _compute_in_one_thread(demo)
+    _lend_gpu(demo)
     _leave_alone(demo)
     demo.queue(default_concurrency_limit=4, api_open=False, max_size=64)
     return demo
 
 
-def _compute_in_one_thread(demo: gr.Blocks) -> None:
-    """Each listener that computes does so in the one thread for it, on ZeroGPU with a GPU.
-
-    Long work sees to both itself (`app.long_work`).
-    """
+def _lend_gpu(demo: gr.Blocks) -> None:
+    """On ZeroGPU, a GPU for each listener that computes; long work has its own (`app.long_work`)."""
     for listener in demo.fns.values():
         if listener.concurrency_id == COMPUTE["concurrency_id"] and not inspect.isgeneratorfunction(listener.fn):
-            listener.fn = one_thread.computing(on_gpu(listener.fn))
+            listener.fn = on_gpu(listener.fn)
 
 
 def _leave_alone(demo: gr.Blocks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from app.components import COMPUTE, PRIVATE, SETTLED, speaking
-from app.services import one_thread, zero_gpu
+from app.services import zero_gpu
 from app.services.work import CancelledWork, Work, short_time
 
 _EVERY = 0.4
@@ -151,14 +152,20 @@ def _with_gpu(compute: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
 
 
 def _started(compute: Callable[..., list[Any]], work: Work, given: tuple[Any, ...]) -> Future[list[Any]]:
-    """The computation, in the thread that computes."""
+    """The computation in a thread of its own."""
+    done: Future[list[Any]] = Future()
 
-    def begun() -> list[Any]:
-        work.begin()
-        work.tell("Getting ready", 0.0)
-        return compute(work, *given)
+    def run() -> None:
+        try:
+            work.begin()
+            work.tell("Getting ready", 0.0)
+            done.set_result(compute(work, *given))
+        except BaseException as error:
+            done.set_exception(error)
 
-    return one_thread.submit(begun)
+    context = contextvars.copy_context()  # whose page it is: ZeroGPU asks
+    threading.Thread(target=context.run, args=(run,), name="long work", daemon=True).start()
+    return done
 
 
 def watched(work: Work, done: Future[Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cce import shards
 from cce.apgd import apgd, cross_entropy, targeted_dlr
 from cce.attack_task import Task
 from cce.config import AttackConfig, ConfigError, check
@@ -84,7 +85,7 @@ def _package(task: Task) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=generator))
         x, label = task.x[i : i + 1], task.labels[i : i + 1]
         devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with shards.alone, torch.random.fork_rng(devices=devices):
             adversary = package(task.model, config, seed, x.device)
             found.append(adversary.run_standard_evaluation(x, label, batch_size=1)[0])
         task.tick((i + 1) / len(task.x))

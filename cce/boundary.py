@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cce import shards
 from cce.ascent import ascend, ball, loss_of, size_of, steepest
 from cce.attack_task import Task
 from cce.config import check
@@ -56,16 +57,17 @@ def _one(task: Task, attack: object) -> Tensor:
 
     device = task.x.device
     wrapped = PyTorchModel(task.judge, bounds=(0, 1), device=device)
-    state = np.random.get_state()
-    logging.disable(logging.WARNING)
-    try:
-        np.random.seed(int(torch.randint(2**31, (1,), generator=task.generators[0])))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            near = attack.run(wrapped, task.x, Misclassification(task.labels), starting_points=start)  # type: ignore[attr-defined]
-    finally:
-        logging.disable(logging.NOTSET)
-        np.random.set_state(state)
+    with shards.alone:
+        state = np.random.get_state()
+        logging.disable(logging.WARNING)
+        try:
+            np.random.seed(int(torch.randint(2**31, (1,), generator=task.generators[0])))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                near = attack.run(wrapped, task.x, Misclassification(task.labels), starting_points=start)  # type: ignore[attr-defined]
+        finally:
+            logging.disable(logging.NOTSET)
+            np.random.set_state(state)
     best = near if size_of(near - task.x, task.config.norm) < size_of(start - task.x, task.config.norm) else start
     return task.project()(best)
 

@@ -1,4 +1,4 @@
-"""The evaluation engine: attacks walked over images by the batch, by several processes, and taken up after a kill.
+"""The evaluation engine: attacks walked over images by the batch, by threads and processes, and taken up after a kill.
 
 A walk yields outcomes only. `cce.evaluation` makes figures of them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cce import shards
 from cce.attack_task import check_batch
 from cce.config import check
 from cce.fooling import Attacked
-from cce.models import Ensemble
+from cce.models import Ensemble, evaluating
 from cce.outcomes import Outcome, outcome
 from cce.processes import Processes
 
@@ -74,7 +76,7 @@ class Column:
 class Found:
     """What came of a column: the float32 verdict on its examples, and who was `fooled` `(B,)` (see `Attacked`).
 
-    `seconds` are those of all processes together, `taken_up` of them spent by an earlier, killed walk.
+    `seconds` are those of all threads and processes together, `taken_up` of them spent by an earlier, killed walk.
     """
 
     column: Column
@@ -165,7 +167,8 @@ def walk(
         batch_size: images at a time; what is found does not depend on it.
         store: where finished batches are kept until the walk ends, and taken up from.
         processes: share the batches; each gets all results. None: this one does all.
-        report: called as `report(what, fraction)`; first with what an earlier walk had done.
+        report: called as `report(what, fraction)`, by one thread at a time; first with what an earlier walk had done.
+            Where it raises, the walk ends.
 
     Raises:
         ConfigError: images outside [0, 1], labels that do not fit, an ensemble whose outputs are not numbers, or
@@ -180,33 +183,36 @@ def walk(
         not bool(clean.log_probability.isnan().any()),
         "the ensemble's outputs are not numbers (NaN); its weights are damaged, fetch or train it again",
     )
-    jobs = [(t, first, min(first + batch_size, column.count)) for t, column in enumerate(columns)
-            for first in range(0, column.count, batch_size)]  # fmt: skip
+    threads = shards.threads() if images.device.type == "cpu" and processes.count == 1 else 1
+    jobs = [(t, *part) for t, column in enumerate(columns) for part in _parts(column.count, batch_size, threads)]
     mine = [job for i, job in enumerate(jobs) if i % processes.count == processes.index]
     done = {job: tensors for job in mine if store and (tensors := store.load(_place(store, columns, job)))}
     before = set(done)
-    total = sum(columns[t].work * (last - first) for t, first, last in mine) or 1.0
-    passed = sum(columns[t].work * (last - first) for t, first, last in before)
-    report("taken up" if before else "clean images", passed / total)
+    total = sum(_work(columns, job) for job in mine) or 1.0
+    report("taken up" if before else "clean images", sum(_work(columns, job) for job in before) / total)
 
-    for t, first, last in mine:
-        job, column = (t, first, last), columns[t]
-        if job in done:
-            continue
-        share, start = column.work * (last - first), passed
+    lock, under_way = threading.Lock(), dict.fromkeys(before, 1.0)
 
-        def tick(fraction: float, column: Column = column, start: float = start, share: float = share) -> None:
-            report(column.name, (start + share * min(1.0, fraction)) / total)
+    def make(job: tuple[int, int, int]) -> None:
+        t, first, last = job
+        column, part = columns[t], slice(first, last)
+
+        def tick(fraction: float) -> None:
+            shards.go_on()
+            with lock:
+                under_way[job] = min(1.0, fraction)
+                report(column.name, sum(_work(columns, j) * done for j, done in under_way.items()) / total)
 
         tick(0.0)
-        part = slice(first, last)
         began = time.perf_counter()
         made = column.make(Batch(first, images[part], labels[part], ~clean.right[part], seed, tick))
         done[job] = _pack(made, time.perf_counter() - began)
         if store:
             store.save(_place(store, columns, job), done[job])
-        passed += share
         tick(1.0)
+
+    with evaluating(model):  # once for all threads
+        shards.each(make, [job for job in mine if job not in before], images.device)
 
     if store:
         store.used += [_place(store, columns, job) for job in mine]
@@ -219,6 +225,22 @@ def walk(
         found.append(_unpack(column, parts, labels[: column.count]))
     report("done", 1.0)
     return clean, found
+
+
+def _parts(count: int, most: int, threads: int) -> list[tuple[int, int]]:
+    """First and last (not included) of the parts of so many images: as many for each thread, none above `most`.
+
+    >>> _parts(200, 128, 1), _parts(200, 128, 2)
+    ([(0, 128), (128, 200)], [(0, 100), (100, 200)])
+    """
+    rounds = -(-count // (most * threads))
+    size = most if threads == 1 else max(1, -(-count // (rounds * threads)))
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _work(columns: Sequence[Column], job: tuple[int, int, int]) -> float:
+    t, first, last = job
+    return columns[t].work * (last - first)
 
 
 def _place(store: Store, columns: Sequence[Column], job: tuple[int, int, int]) -> Path:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cce import shards
 from cce.attacks import check_batch
 from cce.config import check, check_pixel_units
 from cce.models import Ensemble, SearchCopy, evaluating, log_mean_probability
@@ -129,14 +130,15 @@ def _gradient(model: Ensemble, x: Tensor, label: int) -> Tensor:
         return torch.autograd.grad(loss, inputs)[0][0]
 
 
-@torch.no_grad()
 def _evaluate(model: Ensemble, points: Tensor, label: int, batch_size: int) -> tuple[Tensor, Tensor]:
     """Loss and predicted class `(N + 1, P)` of the points `(P, C, H, W)`, on the CPU."""
     folded = SearchCopy(model, torch.float32).model
-    losses, labels = [], []
-    for part in points.split(batch_size):
+
+    @torch.no_grad()
+    def seen(part: Tensor) -> tuple[Tensor, Tensor]:
         logits = folded.member_logits(part.contiguous(memory_format=torch.channels_last))
         log_p = torch.cat([logits.log_softmax(-1), log_mean_probability(logits)[None]])
-        losses.append(-log_p[..., label])
-        labels.append(log_p.argmax(-1))
+        return -log_p[..., label], log_p.argmax(-1)
+
+    losses, labels = zip(*shards.each(seen, points.split(batch_size), points.device), strict=True)
     return torch.cat(losses, dim=1).cpu(), torch.cat(labels, dim=1).cpu()

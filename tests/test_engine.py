@@ -5,19 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
-from cce import checkpoints
+from cce import checkpoints, shards
 from cce.attacks import attack
 from cce.checkpoints import Checkpoint
-from cce.columns import attack_column
+from cce.columns import attack_column, benign_columns
 from cce.config import CCE_RM, AttackConfig, ConfigError
 from cce.detection import Detector
 from cce.engine import Store, digest, walk
 from cce.evaluation import evaluate, measure, metrics
+from cce.models import SearchCopy
 from cce.outcomes import outcome
 from running_studio import free_port
 
@@ -49,6 +51,43 @@ def test_a_walk_is_the_attack_itself_whatever_the_batch_size(trained, batch):
         torch.testing.assert_close(found.outcome.log_probability, wanted.log_probability, atol=1e-4, rtol=1e-4)
         assert torch.equal(found.outcome.member_labels, wanted.member_labels)
         assert torch.equal(clean.right, outcome(model, x, labels).right)
+
+
+def test_threads_find_what_one_finds(trained, batch):
+    model, (x, labels) = trained(2), batch
+    columns = [attack_column(model, SearchCopy(model).model, PGD, len(x), drop=drop) for drop in (False, True)]
+    columns += benign_columns(model, 0.1, len(x))
+    told: list[float] = []
+    try:
+        shards.use(3)
+        _, shared = walk(model, x, labels, columns, seed=3, report=lambda what, fraction: told.append(fraction))
+        shards.use(1)
+        _, alone = walk(model, x, labels, columns, seed=3)
+    finally:
+        shards.use(None)
+    for mine, theirs in zip(shared, alone, strict=True):
+        assert torch.equal(mine.fooled, theirs.fooled)
+        assert torch.equal(mine.outcome.label, theirs.outcome.label)
+        assert torch.allclose(mine.outcome.entropy, theirs.outcome.entropy, atol=1e-4)
+    assert told == sorted(told) and told[-1] == 1.0
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_report_that_raises_ends_the_walk_in_all_threads(trained, batch):
+    model, (x, labels) = trained(2), batch
+    long = [attack_column(model, model, AttackConfig("pgd", 0.1, 0.03, 10_000), len(x)) for _ in range(4)]
+
+    def stop(what: str, fraction: float) -> None:
+        if what == long[0].name:
+            raise InterruptedError("enough")
+
+    shards.use(2)
+    try:
+        with pytest.raises(InterruptedError, match="enough"):
+            walk(model, x, labels, long, report=stop)
+    finally:
+        shards.use(None)
+    assert not [t for t in threading.enumerate() if t.name.startswith("shard")]
 
 
 def test_a_column_gets_its_first_images_only_and_reports_climb(trained, batch):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.services import one_thread
 from cce import checkpoints, hub
 from cce.cards import percent
 from cce.checkpoints import FILES, Checkpoint, CheckpointError
@@ -107,7 +106,7 @@ class Registry:
         if repository not in self._from_hub and len(self._from_hub) >= MOST_FROM_HUB:
             raise HubError(f"{MOST_FROM_HUB} ensembles from the Hub are listed already; start the Studio anew for more")
         folder = hub.fetch(repository, token=hub.NOBODY, most_bytes=MOST_HUB_BYTES)
-        one_thread.briefly(checkpoints.load, folder)
+        checkpoints.load(folder)
         self._from_hub[repository] = folder
         return next(e for e in self.entries() if e.id == repository)
 
@@ -147,7 +146,7 @@ class Registry:
         """Load it, or remember why not; the message leaves out where on this machine the folder lies."""
         self._refused.pop(entry.id, None)
         try:
-            return one_thread.briefly(checkpoints.load, entry.folder, self.device)
+            return checkpoints.load(entry.folder, self.device)
         except CheckpointError as error:
             self._refused[entry.id] = str(error).replace(f"{entry.folder.parent}{os.sep}", "")
             raise CheckpointError(self._refused[entry.id]) from error
