@@ -116,7 +116,8 @@ def choose(names: Iterable[str]) -> list[Item]:
 def find(wanted: Wanted, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """The checkpoint for a cell: of its data set, members, defense, and the architecture where it is stated.
 
-    Of several: that of the likely architecture, then one with figures, then the one trained nearest to as long.
+    Of several: that of the likely architecture, then one whose training attacks are the paper's kind, then one with
+    figures, then the one trained nearest to as long.
     """
     fitting = [
         c
@@ -127,11 +128,18 @@ def find(wanted: Wanted, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None
     return min(fitting, key=lambda c: _distance(wanted, c), default=None)
 
 
-def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, float]:
-    """How far a checkpoint is from a cell's: the likely architecture first, then measured, then trained as long."""
+def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, bool, float]:
+    """How far a checkpoint is from a cell's, in the order of what `find` says."""
     config = checkpoint.training.get("config")
     epochs = sum(p["epochs"] for p in config["phases"]) if config else 0
-    return checkpoint.model.config.architecture != wanted.likely, not checkpoint.metrics, abs(EPOCHS - epochs)
+    architecture = checkpoint.model.config.architecture
+    return architecture != wanted.likely, _hardened(config), not checkpoint.metrics, abs(EPOCHS - epochs)
+
+
+def _hardened(config: dict[str, Any] | None) -> bool:
+    """Whether it was trained on smooth attacks or noisy pictures, which the paper does not have."""
+    attacks = [p.get("attack", {}) for p in config["phases"]] if config else []
+    return any(a.get("smooth") or a.get("noise") for a in attacks)
 
 
 def differences(wanted: Wanted, checkpoint: Checkpoint) -> list[str]:
@@ -151,6 +159,8 @@ def differences(wanted: Wanted, checkpoint: Checkpoint) -> list[str]:
         found += [f"trained with {said} instead of {paper}" for said, ours, paper in pairs if ours != paper]
         if len(config["phases"]) > 1:
             found.append(f"trained in {len(config['phases'])} phases")
+        if _hardened(config):
+            found.append("trained on smooth attacks and noisy pictures too")
         if config["train_images"]:
             found.append(f"trained on {config['train_images']:,} images")
     return found

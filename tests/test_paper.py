@@ -84,6 +84,19 @@ def test_of_several_that_fit_a_cell_the_measured_and_the_longest_trained_one_is_
     assert find(wanted, there[:2]).id == "short"
 
 
+def test_the_papers_kind_of_training_attack_comes_before_a_hardened_recipe():
+    def trained(name, epochs, **attack):
+        phases = [{"epochs": epochs, "attack": {"steps": [10, 10], **attack}}]
+        config = {"phases": phases, "batch_size": 128, "optimizer": "adam", "train_images": 0}
+        return checkpoint(name, CCE_DM, training={"config": config})
+
+    wanted = Wanted("cifar10", "resnet20", 2, "CCE-DM")
+    there = [trained("hardened", 180, smooth=0.5), trained("noisy", 180, noise=0.5), trained("plain", 13)]
+    assert find(wanted, there).id == "plain"
+    assert "trained on smooth attacks and noisy pictures too" in differences(wanted, there[0])
+    assert not [d for d in differences(wanted, there[2]) if "smooth" in d]
+
+
 def test_differences_name_what_was_trained_otherwise():
     config = {"phases": [{"epochs": 6}, {"epochs": 2.5}], "batch_size": 128, "optimizer": "adam", "train_images": 0}
     c = checkpoint("fast", CCE_RM, training={"config": config})

@@ -13,6 +13,7 @@ from app.figures import paper_tables
 from app.services import method
 from app.services import paper as service
 from app.services.models import Registry
+from app.services.trade import trades
 from app.studio import Studio
 from cce import attacks, checkpoints, paper
 from cce.cells import AT_RELEASE, NO_CHECKPOINT, NOT_AT_RELEASE
@@ -179,3 +180,27 @@ def test_the_method_page_holds_the_numbers_of_the_loss():
 def test_the_script_and_the_style_ship_with_the_page():
     static = Path(paper_tables.__file__).parents[1] / "static"
     assert "cceMethod" in (static / "method.js").read_text() and ".studio-paper" in (static / "paper.css").read_text()
+
+
+def test_recipes_for_detection_stand_side_by_side(tmp_path: Path):
+    model = Ensemble(ModelConfig("resnet20", 2, 10, (3, 32, 32))).eval()
+    plain, hardened = metrics(0.02), metrics(0.02)
+    hardened["adaptive"][0] |= {"wrong_and_unflagged": 0.4, "images": 100}
+    hardened["natural"] |= {"wrong_and_unflagged": 0.1}  # the other has none: left out
+    hardened["attacks"][0]["auc"] = plain["attacks"][0]["auc"] = 0.987
+    made = [
+        Checkpoint(name, model, "cifar10", tuple("abcdefghij"), defense, {}, metrics=found)
+        for name, defense, found in (("dm", CCE_DM, plain), ("rm", CCE_RM, plain), ("dm-hardened", CCE_DM, hardened))
+    ]
+    (one,) = trades(made)
+    assert one.names == ("dm", "dm-hardened")
+    rows = {(row.group, row.name): row for row in one.rows}
+    assert ("Clean pictures", "wrong and unflagged") not in rows
+    assert rows["Clean pictures", "right"].values == (0.8, 0.8) and rows["Clean pictures", "right"].best is None
+    aware = rows["The attacker knows: wrong and unflagged", "agreeing members"]
+    assert aware.values == (0.99, 0.4) and aware.best == 1 and aware.images == (200, 100)
+    assert rows["Attacks nothing: flagged", "random signs"].best is None
+    shown = paper_tables.trade(one)
+    assert "n = 200 and 100" in shown and shown.count("★</span>") == 1
+    assert re.search(r"<b>40.0\s?% <span", shown) and "<td>99.0" in shown
+    assert trades(made[:2]) == []

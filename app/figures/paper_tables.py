@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from app.figures.values import fold, table
+from app.services.trade import Row, Trade
 from cce.cards import percent
 from cce.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
 from cce.orders import HOLDS, REVERSED, UNCLEAR, Order
@@ -131,6 +132,28 @@ def curves(items: Sequence[tuple[Item, Sequence[Result]]]) -> str:
         for r in results
     ]
     return table("AUC x 100; the paper prints one number, the rest are curves", head, rows)
+
+
+def trade(one: Trade) -> str:
+    """Ensembles whose recipes differ, every figure side by side; the best of a row is bold and has a star."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in one.names)
+    body, group = "", ""
+    for row in one.rows:
+        if row.group != group:
+            group = row.group
+            body += f'<tr class="group"><th scope="rowgroup" colspan="{1 + len(one.names)}">{escape(group)}</th></tr>'
+        cells = "".join(_traded(row, i) for i in range(len(row.values)))
+        n = " and ".join(f"{n:,}" for n in dict.fromkeys(row.images))
+        body += f'<tr><th scope="row">{escape(row.name)} <span class="n">n = {n}</span></th>{cells}</tr>'
+    return (
+        f'<div class="studio-scroll"><table class="studio-table trade"><caption>Measured at release; ★ the best of its '
+        f"row</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _traded(row: Row, i: int) -> str:
+    shown = f"{row.values[i]:.3f}" if row.unit == "AUC" else percent(row.values[i])
+    return f'<td><b>{shown} <span aria-label="best">★</span></b></td>' if row.best == i else f"<td>{shown}</td>"
 
 
 _KINDS = {"clean": "clean pictures", "attack": "attack", "adaptive": "attacker who knows", "benign": "attacks nothing"}

@@ -50,8 +50,13 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The entry as it is listed on screen; with its run's name, or its id on the Hub, where it has one."""
-        made = f"{dataset_title(self.dataset)}, {self.defense}: {self.members} × {self.architecture}"
+        """The entry as it is listed on screen; with its run's name, or its id on the Hub, where it has one.
+
+        What follows the defense in a released ensemble's id tells its recipe: `hardened`.
+        """
+        recipe = "" if self.run or self.on_hub else self.id.partition(f"-{self.defense.lower()}-")[2]
+        defense = f"{self.defense} {recipe}" if recipe else self.defense
+        made = f"{dataset_title(self.dataset)}, {defense}: {self.members} × {self.architecture}"
         if self.on_hub:
             return f"{made} (Hub, {self.id})"
         return f"{made} (run {self.id})" if self.run else made

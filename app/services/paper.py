@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.services.trade import Trade, trades
 from app.studio import Studio
 from cce import paper
 from cce.bench import Bench
@@ -34,14 +35,15 @@ _kept: list[Any] = [None, None, None]  # what the last page was made from, the p
 class Page:
     """All that the tab shows.
 
-    `detection` has the rows of each ensemble in detection mode, `curves` the cells of Figures 3 and 4, `damaged` the
-    ensembles that cannot be read.
+    `detection` has the rows of each ensemble in detection mode, `curves` the cells of Figures 3 and 4, `trades` the
+    recipes for detection side by side, `damaged` the ensembles that cannot be read.
     """
 
     tables: list[tuple[Item, list[Result]]]
     curves: list[tuple[Item, list[Result]]]
     orders: list[Order]
     detection: dict[str, list[dict[str, Any]]]
+    trades: list[Trade]
     ensembles: list[str]
     damaged: list[str]
 
@@ -76,7 +78,8 @@ def _read(studio: Studio, made: list[Checkpoint], damaged: list[str]) -> Page:
     rows = {c.id: released_detection(c) for c in made if c.defense.lambda_dm > c.defense.lambda_pm}
     found = orders(tables)
     found.sort(key=lambda order: (order.verdict != REVERSED, order.verdict != HOLDS))
-    return Page(tables, curves, found, {k: v for k, v in rows.items() if v}, [c.id for c in made], damaged)
+    detection = {k: v for k, v in rows.items() if v}
+    return Page(tables, curves, found, detection, trades(made), [c.id for c in made], damaged)
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:

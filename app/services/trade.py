@@ -1,0 +1,98 @@
+"""Trade service: what recipes for detection gain and lose, the ensembles of a kind side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cce.cells import config_of
+from cce.checkpoints import Checkpoint
+
+Rows = dict[str, tuple[float, int]]  # what is measured -> the figure and its n
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every ensemble.
+
+    `group` is what it tells of; `unit` is `%` or `AUC`; `high`: whether more is better; `values` in the ensembles'
+    order, as fractions; `images`: how many each was measured on.
+    """
+
+    group: str
+    name: str
+    unit: str
+    high: bool
+    values: tuple[float, ...]
+    images: tuple[int, ...]
+
+    @property
+    def best(self) -> int | None:
+        """Which ensemble is best, None where the figures do not differ as they are shown."""
+        shown = [round(v, 3) for v in self.values]
+        top = max(shown) if self.high else min(shown)
+        return shown.index(top) if shown.count(top) == 1 else None
+
+
+@dataclass(frozen=True)
+class Trade:
+    """Ensembles in detection mode that differ in their recipe alone, by id, and their figures."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def trades(ensembles: Sequence[Checkpoint]) -> list[Trade]:
+    """Every kind (data set, architecture, members) of which two or more in detection mode are measured.
+
+    A figure that one of them lacks is left out.
+    """
+    kinds: dict[tuple[str, str, int], list[Checkpoint]] = {}
+    for c in ensembles:
+        if c.defense.lambda_dm > c.defense.lambda_pm and all(c.metrics.get(k) for k in ("adaptive", "attacks")):
+            kinds.setdefault((c.dataset, c.model.config.architecture, c.model.config.members), []).append(c)
+    return [_trade(found) for found in kinds.values() if len(found) > 1]
+
+
+def _trade(found: Sequence[Checkpoint]) -> Trade:
+    rows: list[Row] = []
+    for group, unit, high, read in _GROUPS:
+        measured = [read(c.metrics) for c in found]
+        for name in measured[0]:
+            if all(name in other for other in measured):
+                values, images = zip(*(m[name] for m in measured), strict=True)
+                rows.append(Row(group, name, unit, high, values, images))
+    return Trade(tuple(c.id for c in found), tuple(rows))
+
+
+def _natural(key: str, name: str) -> Callable[[Mapping[str, Any]], Rows]:
+    def read(metrics: Mapping[str, Any]) -> Rows:
+        natural = metrics["natural"]
+        return {name: (natural[key], metrics["images"])} if natural.get(key) is not None else {}
+
+    return read
+
+
+def _listed(part: str, key: str) -> Callable[[Mapping[str, Any]], Rows]:
+    def read(metrics: Mapping[str, Any]) -> Rows:
+        return {
+            _name(part, row): (row[key], row.get("images", metrics["images"]))
+            for row in metrics.get(part, [])
+            if row.get(key) is not None
+        }
+
+    return read
+
+
+def _name(part: str, row: Mapping[str, Any]) -> str:
+    return config_of(row).describe() if part == "attacks" else str(row["name"])
+
+
+_GROUPS = (
+    ("Clean pictures", "%", True, _natural("accuracy", "right")),
+    ("Clean pictures", "%", False, _natural("wrong_and_unflagged", "wrong and unflagged")),
+    ("Attacks that ignore the detector: AUC", "AUC", True, _listed("attacks", "auc")),
+    ("The attacker knows: wrong and unflagged", "%", False, _listed("adaptive", "wrong_and_unflagged")),
+    ("Attacks nothing: flagged", "%", False, _listed("benign_corruptions", "flagged")),
+)
