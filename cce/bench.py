@@ -25,7 +25,8 @@ class Bench:
     """Measures on demand and remembers, so that a figure that several tables print is measured once.
 
     Args:
-        checkpoints: all on one device.
+        checkpoints: all on one device. Those whose data set is none of `cce.data.DATASETS`, as of class folders,
+            are in `left_out` instead: the paper has no cell for them, and their pictures have no known place.
         root: folder of the data sets.
         n: images of a measurement, from the first; 0 measures nothing that needs a test set.
         steps: no attack takes more; 0 leaves the paper's own number.
@@ -47,10 +48,11 @@ class Bench:
         check(n >= 0, f"--n is {n}; it must be 0 or more")
         check(steps >= 0, f"--steps is {steps}; it must be 0 or more")
         check(adaptive >= 1, f"--adaptive is {adaptive}; detection is never shown without the attacker who knows")
-        names = [c.id for c in checkpoints]
+        self.checkpoints = [c for c in checkpoints if c.dataset in data.DATASETS]
+        self.left_out = [c for c in checkpoints if c.dataset not in data.DATASETS]
+        names = [c.id for c in self.checkpoints]
         twice = sorted({n for n in names if names.count(n) > 1})
         check(not twice, f"two checkpoints are called {twice[0] if twice else ''}; name one of them")
-        self.checkpoints = list(checkpoints)
         self.root, self.n, self.steps, self.adaptive, self.seed = root, n, steps, adaptive, seed
         self.slow = slow
         self._images: dict[tuple[str, int], Images | None] = {}

@@ -83,6 +83,7 @@ def reproduction(result: dict[str, Any]) -> str:
         f"{escape(settings['device'])}; cce {settings['cce']}, torch {settings['torch']}.</p>"
         f"<p>{sum(counts.values())} cells: {'; '.join(f'{v} {escape(k)}' for k, v in counts.items())}.</p>"
     )
+    head += "".join(f"<p>{escape(line)}.</p>" for line in result["left_out"])
     everything = [*result["items"], *result["others"]]
     links = "".join(f'<a href="#{escape(i.id)}">{escape(i.name)}</a>' for i in everything)
     parts = [head, f"<nav>{links}</nav>", _orders(result["orders"])]

@@ -13,6 +13,7 @@ import torch
 from cce.bench import Bench, device_of
 from cce.cells import STATUSES, measure
 from cce.checkpoints import machine_name, version_of_cce
+from cce.data import DATASETS
 from cce.item_figures import with_figures
 from cce.orders import orders
 from cce.other_ensembles import others
@@ -31,7 +32,8 @@ def reproduce(
 
     Returns:
         `items` (`ItemResult`s), `others` (the same for ensembles that are not in the paper), `orders`
-        (see `cce.orders`), `counts` (cells by status), `settings`.
+        (see `cce.orders`), `counts` (cells by status), `settings`, `checkpoints` (the ids of those measured),
+        `left_out` (a line for each of the others).
     """
     tell = report or (lambda what, fraction: None)
     done, total = 0, sum(len(i.cells) for i in chosen) + 1
@@ -57,4 +59,14 @@ def reproduce(
         "counts": counts,
         "settings": settings,
         "checkpoints": [c.id for c in bench.checkpoints],
+        "left_out": left_out(bench),
     }
+
+
+def left_out(bench: Bench) -> list[str]:
+    """For each checkpoint that is not measured, why, and what measures it."""
+    return [
+        f"{c.id} is left out: its data set {c.dataset!r} is none of {', '.join(DATASETS)}, so the paper has nothing "
+        "to compare it with; `python -m cce evaluate CHECKPOINT --data-dir FOLDER` measures it"
+        for c in bench.left_out
+    ]

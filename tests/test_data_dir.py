@@ -119,11 +119,24 @@ def test_other_classes_are_told_apart_before_a_picture_is_read(
     assert words in error and "Traceback" not in error
 
 
-def test_a_folder_that_is_gone_is_asked_for(save, tmp_path, capsys):
-    assert main(["evaluate", str(save("/gone"))]) == 1
+@pytest.mark.parametrize(
+    "words", ["evaluate F", "attack F test:0", "detect F", "transfer F", "surface F test:0"], ids=lambda w: w.split()[0]
+)
+def test_a_folder_that_is_gone_is_asked_for(words, save, capsys):
+    folder = str(save("/gone"))
+    assert main([folder if word == "F" else word for word in words.split()]) == 1
     assert "was trained on the pictures of 'pets' in /gone, which is not here; name their folder by --data-dir" in (
         capsys.readouterr().err
     )
+
+
+def test_a_picture_of_ones_own_needs_no_folder(save, pets, capsys):
+    folder, picture = str(save("/gone")), str(pets / "cat" / "00.png")
+    assert main(["surface", folder, picture, "--benign", "--resolution", "3", "--json"]) == 0
+    assert main(["attack", folder, picture, "--steps", "1", "--json"]) == 0
+
+
+def test_a_folder_that_holds_no_classes_is_refused(save, tmp_path, capsys):
     assert main(["evaluate", str(save("/gone")), "--data-dir", str(tmp_path / "none")]) == 1
     assert "there is no folder" in capsys.readouterr().err
     with pytest.raises(DataError, match="was trained on the pictures of 'pets'; name their folder"):
@@ -138,3 +151,26 @@ def test_a_named_data_set_may_be_tested_on_own_pictures_of_its_classes(tiny_chec
     words = ["evaluate", str(tiny_checkpoints / "tiny-two"), "--adaptive", "0", "--attacks", "fgsm"]
     assert main([*words, "--data-dir", str(tmp_path / "mine"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["data"] == "the first 10 test images of mine"
+
+
+def test_models_lists_it_beside_the_others(save, pets, tmp_path, capsys):
+    save("/gone")
+    assert main(["models", "--checkpoints", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("tiny ")
+
+
+def test_reproduce_leaves_it_out_and_says_so(save, tiny_checkpoints, tmp_path, capsys):
+    own = [str(save("/gone")), str(save("/gone", "other"))]
+    out = tmp_path / "report.html"
+    words = ["reproduce", "table3", "table6", "table12a", "figure1", "figure2", "--n", "2", "--steps", "1"]
+    words += ["--adaptive", "1", "--device", "cpu", "--data", str(tmp_path), "--out", str(out)]
+    assert main([*words, "--checkpoints", *own, str(tiny_checkpoints / "tiny-two")]) == 0
+    said = capsys.readouterr().err
+    for name in ("tiny", "other"):
+        assert f"cce reproduce: {name} is left out: its data set 'pets' is none of mnist, digits," in said
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["checkpoints"] == ["tiny-two"] and [i["name"] for i in record["others"]] == ["tiny-two"]
+    assert len(record["left_out"]) == 2 and "other is left out: its data set &#x27;pets&#x27;" in out.read_text()
+    assert main([*words, "--checkpoints", *own]) == 0  # with nothing else: every cell says that it has no ensemble
+    assert "left out" in capsys.readouterr().err
+    assert json.loads(out.with_suffix(".json").read_text())["others"] == []

@@ -244,6 +244,7 @@ def reproduce(options: argparse.Namespace) -> int:
     from cce import paper
     from cce.bench import Bench
     from cce.cells import STATUSES
+    from cce.reproduction import left_out
     from cce.reproduction import reproduce as measure
 
     chosen = paper.choose(options.items)
@@ -252,9 +253,11 @@ def reproduce(options: argparse.Namespace) -> int:
     folders = _folders(options.checkpoints)
     made = [checkpoints.load(folder, device) for folder in folders]
     bench = Bench(made, options.data, options.n, options.steps, options.adaptive, options.seed, options.slow)
+    for line in left_out(bench):
+        print(f"cce reproduce: {line}", file=sys.stderr)
     with progress_bar() as tell:
         result = measure(chosen, bench, tell)
-    record = {k: result[k] for k in ("settings", "counts", "checkpoints")}
+    record = {k: result[k] for k in ("settings", "counts", "checkpoints", "left_out")}
     record |= {k: [item.to_json() for item in result[k]] for k in ("items", "others")}
     record["orders"] = [asdict(order) for order in result["orders"]]
     options.out.parent.mkdir(parents=True, exist_ok=True)
