@@ -6,7 +6,6 @@ Nothing in it can run code. Everything is checked against everything else before
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
 from cce.detection import Detector
 from cce.models import Ensemble
-from cce.runs import write_atomically
+from cce.runs import write_atomically, written_beside
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
@@ -158,13 +157,9 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    beside = folder / f".model.{os.getpid()}.part"
-    try:
+    with written_beside(folder / "model.safetensors") as beside:
         save_file(weights, beside, metadata={"format": "pt"})
         beside.chmod(0o644)  # safetensors writes for the owner alone
-        os.replace(beside, folder / "model.safetensors")
-    finally:
-        beside.unlink(missing_ok=True)
     write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
     write_atomically(folder / "README.md", model_card(checkpoint))
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from cce.fooling import Attacked
 from cce.models import Ensemble, evaluating
 from cce.outcomes import Outcome, outcome
 from cce.processes import Processes
+from cce.runs import written_beside
 
 Report = Callable[[str, float], None]
 VERSION = 1  # of what a partial result means; raise it when one made before must not be taken up
@@ -117,14 +117,8 @@ class Store:
     def save(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """Write a partial result, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with written_beside(path) as beside:
             save_file(tensors, beside)
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what this walk wrote or took up: it is of no more use once the figures are out."""

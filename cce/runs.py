@@ -28,17 +28,28 @@ class RunError(RuntimeError):
     """A run folder that cannot be used; the message names the file and the way out."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader or a kill sees the old or the new file, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextlib.contextmanager
+def written_beside(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` at the end: a reader or a kill sees the old or the new one.
+
+    Args:
+        path: what is replaced.
+        folder: where the file lies until then, on the same disk (default: beside `path`).
+    """
+    beside = (folder or path.parent) / f".{path.name}.{os.getpid()}.part"
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield beside
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all; see `written_beside`."""
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -201,17 +212,11 @@ class RunFolder:
             RunError: it cannot be written; the one before is kept.
         """
         path = self.state_file(kind)
-        beside = path.with_name(f".{os.getpid()}.part")
         contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        try:
-            with refusing(str(path)):
-                path.parent.mkdir(exist_ok=True)
+        with refusing(str(path)):
+            path.parent.mkdir(exist_ok=True)
+            with written_beside(path, self.path) as beside:  # a copy of last/ is made while it is written
                 save_file(contiguous, beside, metadata={"step": str(step)})
-                with beside.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def has_state(self) -> bool:
         """Whether a resumable state was saved."""

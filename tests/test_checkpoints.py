@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cce import checkpoints, runs
+from cce import runs
 from cce.checkpoints import FILES, Checkpoint, CheckpointError, load, released, save, training_record
 from cce.config import CCE_DM, CCE_RM, NAT, Phase, TrainConfig, to_json
 from cce.detection import Detector
@@ -78,7 +78,7 @@ def test_a_failed_save_leaves_the_old_weights(made, folder, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", fail)
+    monkeypatch.setattr(runs.os, "replace", fail)
     with torch.no_grad():
         made.model.members[0].head.bias += 1
     with pytest.raises(OSError, match="No space left"):

@@ -13,22 +13,15 @@ from safetensors import SafetensorError
 
 from cce import runs, training
 from cce.__main__ import main
-from cce.config import CCE_RM, NAT, ModelConfig, Phase, TrainConfig, TrainingAttack, to_json
+from cce.config import CCE_RM, NAT, Phase, TrainingAttack, to_json
 from cce.runs import RunFolder
 from cce.training import Trainer, TrainingError, refuse_collapse, run
 from tiny_runs import run_program, tiny_config
 
-TINY = TrainConfig(
-    "digits",
-    ModelConfig("resnet8", 2, 10, (1, 8, 8)),
-    (Phase("natural", 1, NAT), Phase("crossing", 2, CCE_RM, TrainingAttack((1, 1), (0.05, 0.05), (1.0, 1.0)))),
-    batch_size=8,
-    flip=False,
-    precision="float32",
+TINY = tiny_config(
+    phases=(Phase("natural", 1, NAT), Phase("crossing", 2, CCE_RM, TrainingAttack((1, 1), (0.05, 0.05), (1.0, 1.0)))),
     train_images=160,
     save_every=3,
-    evaluate_every=0.5,
-    evaluate_images=10,
 )
 
 # Forks a process that trains until it is killed, twenty times: at a random step past the last save, and a random
