@@ -22,9 +22,14 @@ from cce.processes import Processes, join_processes
 class Team(Processes):
     """This process among those that train together."""
 
-    def share(self, whole: Tensor) -> Tensor:
-        """This process's rows of a batch: every `count`-th, so that all shares together are the batch."""
-        return whole[self.index :: self.count]
+    def share(self, whole: Tensor, first: int = 0) -> Tensor:
+        """This process's rows of a batch: every `count`-th, so that all shares together are the batch.
+
+        Args:
+            whole: the batch, or what is left of it from the row `first` on.
+            first: place in the batch of the first row of `whole`.
+        """
+        return whole[(self.index - first) % self.count :: self.count]
 
     def rand(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform numbers for this process's share, of `shape`, from draws for the whole batch."""

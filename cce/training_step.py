@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cce.attacks import ascend, loss_of, pgd_sign, smooth_perturbation
+from cce.attacks import Objective, ascend, loss_of, pgd_sign, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
 from cce.losses import joint_members, loss_terms
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
@@ -43,6 +43,9 @@ def make_examples(
 ) -> Tensor:
     """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
 
+    The first `attack.smooth` of the whole batch, whose order is random, get smooth perturbations, the rest fine
+    ones: every batch holds both kinds, as batch norm could tell batches of one kind from those of the other.
+
     Args:
         search: the copy that is attacked; its parameters take no gradient.
         x: `(B, C, H, W)` in [0, 1].
@@ -57,33 +60,51 @@ def make_examples(
     """
     n = len(search.members)
     targets: list[int | None] = {"none": [], "ensemble": [None], "members": list(range(n))}[defense.targets]
-    steps, epsilon, step_size = draw_attack(attack, generator)
-    smooth = round(attack.smooth * len(x))  # a batch holds both kinds: batch norm could tell whole batches apart
+    size = draw_attack(attack, generator)
+    whole = len(x) * team.count
+    smooth = round(attack.smooth * whole)
+    own = len(range(whole)[:smooth][team.index :: team.count])  # of these, this process's: the first of x
     grid = draw_grid(attack, generator) if smooth else 0
     examples = []
     for member in targets:
         climbed = labels if defense.reading == "paper" else predicted(search, x, member)
+        # Drawn for the whole batch, whatever of it is this process's: the generators stay in step.
+        coarse = team.share(torch.rand((smooth, x.shape[1], grid, grid), generator=generator))
+        fine = team.share(torch.rand((whole - smooth, *x.shape[1:]), generator=generator), first=smooth)
         found = []
-        if smooth:
-            objective, images = loss_of(search, climbed[:smooth], member), x[:smooth]
-            noise = team.rand((*images.shape[:2], grid, grid), generator).to(x)
-            picture = smooth_perturbation(images, epsilon)
-            coarse = ascend(
-                lambda z, objective=objective, picture=picture: objective(picture(z)),
-                epsilon * (2 * noise - 1),
-                step_size=step_size,
-                steps=steps,
-                direction=torch.sign,
-                project=lambda z: z.clamp(-epsilon, epsilon),
-            )
-            found.append(picture(coarse).detach())
-        if smooth < len(x):
-            objective, images = loss_of(search, climbed[smooth:], member), x[smooth:]
-            noise = team.rand(tuple(images.shape), generator).to(x, memory_format=torch.channels_last)
-            start = (images + epsilon * (2 * noise - 1)).clamp(0, 1)
-            found.append(pgd_sign(objective, images, start, epsilon=epsilon, step_size=step_size, steps=steps))
+        if own:
+            objective = loss_of(search, climbed[:own], member)
+            found.append(smooth_examples(objective, x[:own], coarse, *size))
+        if own < len(x):
+            objective = loss_of(search, climbed[own:], member)
+            found.append(fine_examples(objective, x[own:], fine, *size))
         examples.append(torch.cat(found))
     return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
+
+
+def fine_examples(
+    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float
+) -> Tensor:
+    """PGD on every pixel, from the random start that `noise` `(B, C, H, W)` in [0, 1] gives."""
+    noise = noise.to(x, memory_format=torch.channels_last)
+    start = (x + epsilon * (2 * noise - 1)).clamp(0, 1)
+    return pgd_sign(objective, x, start, epsilon=epsilon, step_size=step_size, steps=steps)
+
+
+def smooth_examples(
+    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float
+) -> Tensor:
+    """PGD on a coarse grid (see `smooth_perturbation`), from the start that `noise` `(B, C, g, g)` in [0, 1] gives."""
+    picture = smooth_perturbation(x, epsilon)
+    coarse = ascend(
+        lambda z: objective(picture(z)),
+        epsilon * (2 * noise.to(x) - 1),
+        step_size=step_size,
+        steps=steps,
+        direction=torch.sign,
+        project=lambda z: z.clamp(-epsilon, epsilon),
+    )
+    return picture(coarse).detach()
 
 
 @torch.no_grad()

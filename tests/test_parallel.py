@@ -10,21 +10,17 @@ import pytest
 import torch
 
 from cce.__main__ import main
-from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainConfig, TrainingAttack, to_json
+from cce.config import CCE_RM, ConfigError, Phase, TrainingAttack, to_json
 from cce.parallel import ALONE, Team, share_batch_size
 from cce.runs import RunFolder
 from cce.training import Trainer
 from running_studio import free_port
+from tiny_runs import tiny_config
 
-CONFIG = TrainConfig(
-    "digits",
-    ModelConfig("resnet8", 2, 10, (1, 8, 8)),
-    (Phase("crossing", 1, CCE_RM, TrainingAttack((2, 2), (0.1, 0.1), (2.0, 2.0)), 1e-3, "one-cycle"),),
+CONFIG = tiny_config(
+    phases=(Phase("crossing", 1, CCE_RM, TrainingAttack((2, 2), (0.1, 0.1), (2.0, 2.0)), 1e-3, "one-cycle"),),
     batch_size=16,
-    flip=False,
-    precision="float32",
     train_images=192,
-    evaluate_every=0.5,
     evaluate_images=41,
     clip_norm=5.0,
 )

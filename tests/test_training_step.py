@@ -20,6 +20,7 @@ from cce.config import (
 )
 from cce.losses import loss_terms
 from cce.models import SearchCopy
+from cce.parallel import ALONE, Team
 from cce.training_step import draw_grid, make_examples, make_optimizer, noisy, train_step
 from tiny_runs import ATTACK, tiny_config
 
@@ -161,6 +162,22 @@ def test_every_batch_has_its_share_of_smooth_examples(trained, batch):
     fineness = (fine.flatten(1).norm(dim=1) / delta.flatten(0, 1).flatten(1).norm(dim=1)).view(2, -1)
     share = round(0.25 * len(x))
     assert fineness[:, :share].max() < fineness[:, share:].min()
+
+
+@pytest.mark.parametrize("smooth", [0, 1 / 6, 0.5, 1.0])  # none; one and none; two and one; three and three
+def test_a_team_makes_the_examples_of_one_process_however_the_smooth_ones_fall(smooth, trained, batch):
+    model, (x, labels) = trained(2).requires_grad_(False), (batch[0][:6], batch[1][:6])
+    attack = TrainingAttack((2, 2), (0.1, 0.1), (2.0, 2.0), smooth=smooth, grids=(2,))
+
+    def made(team, generator):
+        return make_examples(model, team.share(x), team.share(labels), CCE_RM, attack, generator, team)
+
+    generators = [torch.Generator().manual_seed(0) for _ in range(3)]
+    alone, *parts = (made(t, g) for t, g in zip((ALONE, Team(0, 2), Team(1, 2)), generators, strict=True))
+    for index, part in enumerate(parts):
+        torch.testing.assert_close(part, alone[:, index::2], atol=1e-5, rtol=0)
+    states = [g.get_state() for g in generators]
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
 
 
 def test_the_grids_of_smooth_examples_are_drawn():
