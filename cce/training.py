@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cce import training_state
+from cce.augmentation import augment
 from cce.config import TrainConfig, check, default_attack, to_json
-from cce.data import Dataset, augment
+from cce.data import Dataset
 from cce.models import Ensemble, SearchCopy, fast_dtype
 from cce.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
 from cce.parallel import ALONE, Team, share_batch_norm, share_batch_size
@@ -101,13 +103,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs besides the step, as named tensors."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            for name, value in slots.items():
-                if value is not None:
-                    tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
-        for name in self.pending[0] if self.pending else ():
-            tensors[f"pending/{name}"] = torch.stack([scalars[name] for scalars in self.pending])
+        tensors = training_state.pack(self.model, self.optimizer, self.pending)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         if self.best is not None:
             tensors["best"] = torch.tensor([self.best, self.best_step], dtype=torch.float64)
@@ -168,28 +164,13 @@ class Trainer:
         if saved is None:
             return False
         tensors, step = saved
-        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, name = key.split("/")
-                slots.setdefault(int(index), {})[name] = value
         try:
+            self.pending = training_state.unpack(tensors, self.model, self.optimizer)
             self.seconds = float(tensors["seconds"])
             if "best" in tensors:
                 self.best, self.best_step = tensors["best"][0].item(), int(tensors["best"][1])
-            self.model.load_state_dict(weights)
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         except (RuntimeError, KeyError, ValueError) as error:
             raise RunError(f"the state in {self.folder.path} does not fit this config: {error}") from error
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():  # a fused step pairs elements by their place in memory
-                if value.shape == parameter.shape:
-                    values[name] = torch.empty_like(parameter).copy_(value)
-        pending = {k.removeprefix("pending/"): v for k, v in tensors.items() if k.startswith("pending/")}
-        rows = zip(*(v.to(self.device).unbind() for v in pending.values()), strict=True)
-        self.pending = [dict(zip(pending, row, strict=True)) for row in rows]
         self.step = step
         start = step - step % self.steps_per_epoch
         rows = self.team.gather(self.folder.metrics() if self.team.main else None)[0]
