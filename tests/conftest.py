@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cce import checkpoints, data
-from cce.attacks import loss_of, pgd_sign, uniform_start
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_DM, ModelConfig
 from cce.data import Dataset
 from cce.detection import Detector
-from cce.models import Ensemble, evaluating
+from cce.models import Ensemble
 from cce.pictures import to_png
 from cce.runs import RunFolder
 from cce.training import Trainer
+from tiny_ensembles import trained_briefly
 from tiny_runs import tiny_config
 
 if TYPE_CHECKING:
@@ -131,35 +130,20 @@ def fresh() -> Callable[..., Ensemble]:
 @pytest.fixture(scope="session")
 def _three_members(digits: Dataset) -> Ensemble:
     """Three resnet8, adversarially trained just enough to be neither blind nor robust."""
-    torch.manual_seed(0)
-    model = Ensemble(ModelConfig("resnet8", 3, 10, (1, 8, 8)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    generator = torch.Generator().manual_seed(0)
-    x, labels = digits.train.pixels(), digits.train.labels
-    for _ in range(60):
-        chosen = torch.randint(0, len(x), (48,), generator=generator)
-        clean, y = x[chosen], labels[chosen]
-        with evaluating(model):
-            start = uniform_start(clean, 0.1, generator)
-            attacked = pgd_sign(loss_of(model, y), clean, start, epsilon=0.1, step_size=0.08, steps=2)
-        inputs, targets = torch.cat([clean, attacked]), y.repeat(2)
-        loss = sum(F.cross_entropy(member(inputs), targets) for member in model.members)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    return trained_briefly(3, digits, steps=60, batch=48, epsilon=0.1)
+
+
+def first_members(ensemble: Ensemble, members: int) -> Ensemble:
+    """Copies of an ensemble's first members, as an ensemble."""
+    model = Ensemble(ModelConfig("resnet8", members, 10, (1, 8, 8)))
+    model.members = nn.ModuleList(copy.deepcopy(m) for m in list(ensemble.members)[:members])
     return model.eval()
 
 
 @pytest.fixture
 def trained(_three_members: Ensemble) -> Callable[[int], Ensemble]:
     """Makes a trained ensemble of the first N of three members, each time a copy of its own."""
-
-    def make(members: int = 2) -> Ensemble:
-        model = Ensemble(ModelConfig("resnet8", members, 10, (1, 8, 8)))
-        model.members = nn.ModuleList(copy.deepcopy(m) for m in list(_three_members.members)[:members])
-        return model.eval()
-
-    return make
+    return lambda members=2: first_members(_three_members, members)
 
 
 @pytest.fixture
@@ -179,9 +163,8 @@ def tiny_checkpoints(_three_members: Ensemble, tmp_path_factory: pytest.TempPath
     """A folder of two checkpoints on 8 x 8 digits: `tiny-two` with a detector, `tiny-three` without."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for name, members, detector in (("tiny-two", 2, Detector(1.0, 0.05, "numbers", 180)), ("tiny-three", 3, None)):
-        model = Ensemble(ModelConfig("resnet8", members, 10, (1, 8, 8)))
-        model.members = nn.ModuleList(copy.deepcopy(m) for m in list(_three_members.members)[:members])
-        checkpoint = Checkpoint(name, model.eval(), "digits", tuple("0123456789"), CCE_DM, {}, detector)
+        model = first_members(_three_members, members)
+        checkpoint = Checkpoint(name, model, "digits", tuple("0123456789"), CCE_DM, {}, detector)
         checkpoints.save(checkpoint, folder / name)
     return folder
 

@@ -36,19 +36,8 @@ def test_help_states_units_and_defaults(command, capsys):
 
 def test_detect_prints_writes_and_draws_all_three_columns(folder, tmp_path, capsys):
     out = tmp_path / "roc.html"
-    arguments = [
-        "detect",
-        str(folder),
-        "--n",
-        "6",
-        "--adaptive",
-        "1",
-        "--attacks",
-        "fgsm",
-        "--write",
-        "--out",
-        str(out),
-    ]
+    arguments = ["detect", str(folder), "--n", "6", "--adaptive", "1", "--attacks", "fgsm", "--write"]
+    arguments += ["--out", str(out)]
     assert main([*arguments, "--json"]) == 0
     record = said(capsys)
     assert set(record["scores"]) == set(SCORES)
@@ -88,19 +77,8 @@ def test_surface_draws_and_prints(tmp_path, capsys):
     if not released:
         pytest.skip("no digits ensemble is bundled")
     out = tmp_path / "s.png"
-    arguments = [
-        "surface",
-        released[0],
-        "test:1",
-        "--steps",
-        "2",
-        "--resolution",
-        "5",
-        "--extent",
-        "10",
-        "--out",
-        str(out),
-    ]
+    arguments = ["surface", released[0], "test:1", "--steps", "2", "--resolution", "5", "--extent", "10"]
+    arguments += ["--out", str(out)]
     assert main([*arguments, "--json"]) == 0
     values = said(capsys)
     assert values["offsets"] == [-10, -5, 0, 5, 10] and list(values["views"])[-1] == "en"

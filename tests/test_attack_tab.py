@@ -2,7 +2,6 @@
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +21,6 @@ from cce.checkpoints import Checkpoint
 from cce.config import ATTACKS, AttackConfig, ConfigError
 
 PGD = AttackConfig("pgd", 0.15, 0.04, 6)
-
-
-@pytest.fixture
-def studio(tiny_checkpoints: Path, tmp_path: Path) -> Studio:
-    return Studio(Registry([tiny_checkpoints], "cpu"), tmp_path)
 
 
 @pytest.fixture

@@ -1,20 +1,19 @@
 """What a picture can go through before the detector sees it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from app.services import changes
 from app.services.models import Registry
+from cce.checkpoints import Checkpoint
 from cce.config import ConfigError
 from cce.data import Dataset
 from cce.detection import Sample
 
 
 @pytest.fixture
-def checkpoint(tiny_checkpoints: Path):
-    return Registry([tiny_checkpoints], "cpu").get("tiny-two")
+def checkpoint(registry: Registry) -> Checkpoint:
+    return registry.get("tiny-two")
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in changes.KINDS])

@@ -16,11 +16,6 @@ ATTACKS = [AttackConfig("pgd", 0.15, 0.05, 3)]
 
 
 @pytest.fixture
-def registry(tiny_checkpoints: Path) -> Registry:
-    return Registry([tiny_checkpoints], "cpu")
-
-
-@pytest.fixture
 def pictures(tmp_path: Path) -> gallery.Collection:
     return gallery.collection("digits", tmp_path, (1, 8, 8))
 

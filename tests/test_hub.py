@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 import socket
@@ -10,44 +9,32 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from cce import checkpoints, hub
 from cce.__main__ import main
 from cce.checkpoints import Checkpoint, CheckpointError
 from cce.hub import HubError
+from folder_hub import TOKEN, FolderHub, answer
 
-TOKEN = "hf_secret_of_the_test"
 ID = "someone/tiny-two"
 
 
-def answer(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHTTPError:
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/api"))
-    return kind(f"{status} with {TOKEN} in it", response=response)
-
-
-class FolderHub:
-    """Repositories are folders, and what was fetched lies in a cache of its own."""
+class CachingHub(FolderHub):
+    """What was fetched lies in a cache of its own, and it is known which repository is private."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.cache, self.private = root / "hub", root / "cache", {}
-        self.failing: Exception | None = None
+        super().__init__(root / "hub")
+        self.cache, self.private = root / "cache", {}
 
     def create_repo(self, repo_id, private, exist_ok):
-        self._answer()
-        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
         self.private[repo_id] = private
-        return f"https://huggingface.co/{repo_id}"
-
-    def upload_folder(self, repo_id, folder_path, commit_message, allow_patterns):
-        self._answer()
-        self._copy(Path(folder_path), self.root / repo_id, allow_patterns)
+        return super().create_repo(repo_id, private, exist_ok)
 
     def model_info(self, repo_id, revision, files_metadata):
-        self._answer()
+        self.say()
         if not (self.root / repo_id).is_dir():
             raise answer(404, RepositoryNotFoundError)
         files = [p for p in (self.root / repo_id).rglob("*") if p.is_file()]
@@ -57,40 +44,29 @@ class FolderHub:
         )
 
     def snapshot_download(self, repo_id, revision, allow_patterns):
-        self._answer()
-        self._copy(self.root / repo_id, self.cache / repo_id, allow_patterns)
+        self.say()
+        self.copy(self.root / repo_id, self.cache / repo_id, allow_patterns)
         return str(self.cache / repo_id)
-
-    def _answer(self) -> None:
-        if self.failing:
-            raise self.failing
-
-    def _copy(self, source: Path, target: Path, patterns) -> None:
-        for path in source.rglob("*"):
-            name = str(path.relative_to(source))
-            if path.is_file() and any(fnmatch.fnmatch(name, p) for p in patterns):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target / name)
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CachingHub:
     """A Hub that everybody is connected to, and a login."""
-    made = FolderHub(tmp_path)
+    made = CachingHub(tmp_path)
     monkeypatch.setattr(hub, "connected", lambda token: made)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: TOKEN)
     return made
 
 
 @pytest.fixture
-def there(fake: FolderHub, tiny_checkpoints: Path) -> FolderHub:
+def there(fake: CachingHub, tiny_checkpoints: Path) -> CachingHub:
     """The same, with an ensemble on it."""
     shutil.copytree(tiny_checkpoints / "tiny-two", fake.root / ID)
     (fake.root / ID / "malware.py").write_text("raise SystemExit")
     return fake
 
 
-def test_push_sends_the_ensemble_its_card_and_its_measurements_only(fake: FolderHub, tiny_checkpoints: Path, tmp_path):
+def test_push_sends_the_ensemble_its_card_and_its_measurements_only(fake: CachingHub, tiny_checkpoints: Path, tmp_path):
     folder = Path(shutil.copytree(tiny_checkpoints / "tiny-two", tmp_path / "made"))
     (folder / "notes.txt").write_text("mine")
     (folder / "measurements").mkdir()
@@ -101,7 +77,7 @@ def test_push_sends_the_ensemble_its_card_and_its_measurements_only(fake: Folder
     assert fake.private[ID] is True
 
 
-def test_the_commands_push_and_pull_the_same_ensemble(fake: FolderHub, tiny_checkpoints: Path, tmp_path, capsys):
+def test_the_commands_push_and_pull_the_same_ensemble(fake: CachingHub, tiny_checkpoints: Path, tmp_path, capsys):
     source, target = tiny_checkpoints / "tiny-two", tmp_path / "deep" / "pulled"
     assert main(["push", str(source), ID, "--public"]) == 0
     assert capsys.readouterr().out.strip() == f"https://huggingface.co/{ID}" and fake.private[ID] is False
@@ -113,19 +89,19 @@ def test_the_commands_push_and_pull_the_same_ensemble(fake: FolderHub, tiny_chec
     assert f"{target} is already there; name another folder" in capsys.readouterr().err
 
 
-def test_load_by_id_takes_no_file_that_is_not_an_ensembles(there: FolderHub):
+def test_load_by_id_takes_no_file_that_is_not_an_ensembles(there: CachingHub):
     assert checkpoints.load(ID).id == "tiny-two"
     assert Checkpoint.from_pretrained(ID).model.config.members == 2
     assert not (there.cache / ID / "malware.py").exists()
 
 
-def test_a_folder_that_is_here_goes_before_the_hub(there: FolderHub, tiny_checkpoints: Path, tmp_path, monkeypatch):
+def test_a_folder_that_is_here_goes_before_the_hub(there: CachingHub, tiny_checkpoints: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_checkpoints / "tiny-three", tmp_path / ID)
     assert checkpoints.load(ID).id == Checkpoint.from_pretrained(ID).id == "tiny-three"
 
 
-def test_a_checkpoint_pushes_and_saves_itself(fake: FolderHub, tiny_checkpoints: Path, tmp_path: Path):
+def test_a_checkpoint_pushes_and_saves_itself(fake: CachingHub, tiny_checkpoints: Path, tmp_path: Path):
     made = checkpoints.load(tiny_checkpoints / "tiny-two")
     assert made.push_to_hub(ID) == f"https://huggingface.co/{ID}"
     assert checkpoints.load(ID).detector == made.detector
@@ -152,7 +128,7 @@ def test_ids_that_cannot_be_are_refused_before_anything_is_asked(name):
         (lambda h: setattr(h, "failing", OSError("no route")), "could not be reached"),
     ],
 )
-def test_a_pull_that_fails_says_why_and_leaves_nothing(there: FolderHub, tmp_path: Path, change, words):
+def test_a_pull_that_fails_says_why_and_leaves_nothing(there: CachingHub, tmp_path: Path, change, words):
     change(there)
     with pytest.raises(CheckpointError, match=words) as told:
         hub.pull(ID, tmp_path / "pulled")
@@ -160,13 +136,13 @@ def test_a_pull_that_fails_says_why_and_leaves_nothing(there: FolderHub, tmp_pat
     assert not list(tmp_path.glob("*pulled*"))
 
 
-def test_an_ensemble_that_is_too_large_is_not_fetched(there: FolderHub):
+def test_an_ensemble_that_is_too_large_is_not_fetched(there: CachingHub):
     with pytest.raises(HubError, match="at most 0 MB are fetched"):
         hub.fetch(ID, most_bytes=1000)
     assert not there.cache.exists()
 
 
-def test_a_push_without_a_token_or_a_right_is_refused(fake: FolderHub, tiny_checkpoints: Path, monkeypatch, capsys):
+def test_a_push_without_a_token_or_a_right_is_refused(fake: CachingHub, tiny_checkpoints: Path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert main(["push", str(tiny_checkpoints / "tiny-two"), ID]) == 1
     assert "needs an access token" in capsys.readouterr().err

@@ -79,6 +79,15 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def refuse_processes(runs: Jobs) -> None:
+    """Once the line is tended, no process of a run is left."""
+    runs.tend()
+    end = time.monotonic() + within(10)
+    while processes_in(runs.root):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_a_run_ends_in_an_ensemble_and_leaves_no_process(runs: Jobs):
     assert runs.start("first", small()).state == "running"
     pid = wait_for(runs, "first", lambda j: j.record.get("pid")).record["pid"]
@@ -94,11 +103,7 @@ def test_a_run_ends_in_an_ensemble_and_leaves_no_process(runs: Jobs):
     made = checkpoints.load(job.checkpoint)
     assert made.id == "first" and made.detector is not None
     assert runs.checkpoints() == [job.folder.checkpoint]
-    runs.tend()
-    end = time.monotonic() + within(10)
-    while processes_in(runs.root):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    refuse_processes(runs)
 
 
 def test_two_at_once_from_two_processes_one_runs_one_waits_then_follows_by_itself(runs: Jobs):
@@ -197,11 +202,7 @@ def test_a_trainer_that_does_not_stop_when_asked_is_killed(runs: Jobs, monkeypat
     runs.tend()
     job = wait_for(runs, "deaf", lambda j: not j.live, within(5))
     assert job.state == "stopped"
-    runs.tend()
-    end = time.monotonic() + within(10)
-    while processes_in(runs.root):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    refuse_processes(runs)
 
 
 def test_stop_before_the_first_step(runs: Jobs):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import fnmatch
 import inspect
 import re
-import shutil
 import sys
 import threading
 import time
@@ -14,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import pytest
 from huggingface_hub import HfApi, JobHardware
 from huggingface_hub._jobs_api import DEFAULT_UV_IMAGE
-from huggingface_hub.errors import HfHubHTTPError
 
 from cce import checkpoints, remote
 from cce.commands.training import override
@@ -29,8 +25,8 @@ from cce.jobs import Jobs
 from cce.presets import preset
 from cce.remote import Remote, work
 from cce.runs import RunFolder
+from folder_hub import TOKEN, FolderHub, answer
 
-TOKEN = "hf_secret_of_the_test"
 TINY = ["model.members=1", "batch_size=32", "evaluate_images=20", "phases.0.epochs=0.3", "phases.1.epochs=0.3"]
 
 
@@ -38,50 +34,23 @@ def tiny():
     return override(preset("digits-cce-rm"), [*TINY, "phases.1.attack.steps=[1, 1]"])
 
 
-def refused(status: int) -> HfHubHTTPError:
-    response = httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co/api"))
-    return HfHubHTTPError(f"{status} with {TOKEN} in it", response=response)
-
-
-class FakeHub:
-    """Repositories are folders; a job is a thread that does what its command would: fetch, then work."""
+class FakeHub(FolderHub):
+    """A job is a thread that does what its command would: fetch, then work."""
 
     def __init__(self, root: Path, token: str = TOKEN) -> None:
-        self.root, self.token, self.jobs, self.calls = root, token, {}, []
-        self.failing: HfHubHTTPError | OSError | None = None
-
-    def _answer(self) -> None:
-        if self.failing:
-            raise self.failing
+        super().__init__(root)
+        self.token, self.jobs, self.calls = token, {}, []
 
     def whoami(self):
-        self._answer()
+        self.say()
         return {"name": "someone"}
 
-    def create_repo(self, repo_id, private, exist_ok):
-        self._answer()
-        if not exist_ok and (self.root / repo_id).exists():
-            raise refused(409)
-        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
-        return f"https://huggingface.co/{repo_id}"
-
-    def upload_folder(self, repo_id, folder_path, commit_message, allow_patterns=("*",)):
-        self._answer()
-        self._copy(Path(folder_path), self.root / repo_id, allow_patterns)
-
     def snapshot_download(self, repo_id, local_dir, allow_patterns=("*",)):
-        self._answer()
-        self._copy(self.root / repo_id, Path(local_dir), allow_patterns)
-
-    def _copy(self, source: Path, target: Path, patterns) -> None:
-        for path in source.rglob("*"):
-            name = str(path.relative_to(source))
-            if path.is_file() and any(fnmatch.fnmatch(name, p) for p in patterns):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target / name)
+        self.say()
+        self.copy(self.root / repo_id, Path(local_dir), allow_patterns)
 
     def run_job(self, **asked):
-        self._answer()
+        self.say()
         self.calls.append(asked)
         job = SimpleNamespace(id=f"job{len(self.jobs)}", url="https://huggingface.co/jobs/1", stage="RUNNING")
         self.jobs[job.id] = job
@@ -98,11 +67,11 @@ class FakeHub:
         return job
 
     def inspect_job(self, job_id):
-        self._answer()
+        self.say()
         return SimpleNamespace(status=SimpleNamespace(stage=self.jobs[job_id].stage, message=None))
 
     def cancel_job(self, job_id):
-        self._answer()
+        self.say()
         self.jobs[job_id].stage = "CANCELED"
 
 
@@ -164,9 +133,9 @@ def test_a_job_that_dies_is_failed(away: Remote, fake: FakeHub, monkeypatch):
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (refused(401), "token is not valid"),
-        (refused(402), "no credit"),
-        (refused(500), "answered with an error"),
+        (answer(401), "token is not valid"),
+        (answer(402), "no credit"),
+        (answer(500), "answered with an error"),
         (OSError("no route"), "could not be reached"),
     ],
 )

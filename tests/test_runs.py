@@ -155,6 +155,16 @@ def test_state_round_trip(folder):
     assert names(folder.path / "last") == ["state.safetensors"]
 
 
+def test_a_half_written_state_is_never_among_those_that_are_copied_away(folder, monkeypatch):
+    folder.save_state({"a": torch.tensor(1.0)}, 1)
+    seen, replace = [], os.replace
+    monkeypatch.setattr(
+        runs.os, "replace", lambda *paths: (seen.append(names(folder.path / "last")), replace(*paths))[1]
+    )
+    folder.save_state({"a": torch.tensor(2.0)}, 2)
+    assert seen == [["state.safetensors"]] and folder.load_state()[1] == 2
+
+
 @pytest.mark.parametrize("where", ["fsync", "save_file", "replace"])
 def test_a_failed_save_keeps_the_last_state(folder, where, monkeypatch):
     folder.save_state({"a": torch.tensor(1.0)}, 1)

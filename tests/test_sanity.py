@@ -10,7 +10,7 @@ from torch import nn
 
 from cce.cards import model_card, sanity_lines
 from cce.checkpoints import Checkpoint
-from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError, ModelConfig
+from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError
 from cce.engine import Column, Found
 from cce.evaluation import evaluate, measure, metrics
 from cce.models import Ensemble
@@ -25,6 +25,7 @@ from cce.sanity import (
     gradient_free_attacks,
     sanity_figures,
 )
+from tiny_ensembles import trained_briefly
 
 BASE = AttackConfig("pgd", 0.1, 0.025, 8)
 
@@ -145,17 +146,7 @@ class Saturated(nn.Module):
 @pytest.fixture(scope="module")
 def undefended(digits) -> Ensemble:
     """One network trained on clean digits alone: an attack at 0.2 fools nearly all of them."""
-    torch.manual_seed(0)
-    model = Ensemble(ModelConfig("resnet8", 1, 10, (1, 8, 8)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    generator = torch.Generator().manual_seed(0)
-    x, labels = digits.train.pixels(), digits.train.labels
-    for _ in range(50):
-        chosen = torch.randint(0, len(x), (64,), generator=generator)
-        optimizer.zero_grad()
-        nn.functional.nll_loss(model(x[chosen]), labels[chosen]).backward()
-        optimizer.step()
-    return model.eval()
+    return trained_briefly(1, digits, steps=50, batch=64)
 
 
 @pytest.mark.parametrize("saturated", [True, False])

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ SHAPE = (1, 8, 8)
 
 @pytest.fixture
 def registry(tiny_checkpoints: Path) -> Registry:
+    """One of each test's own: several add to it."""
     return Registry([tiny_checkpoints], "cpu")
 
 
@@ -56,6 +58,9 @@ def test_services_and_figures_import_no_gradio():
 def test_the_registry_lists_what_is_there_and_loads_each_once(registry: Registry):
     assert [entry.id for entry in registry.entries()] == ["tiny-three", "tiny-two"]
     assert registry.entries()[1].title == "Digits, CCE-DM: 2 × resnet8"
+    hardened = replace(registry.entries()[1], id="digits-cce-dm-hardened")
+    assert hardened.title == "Digits, CCE-DM hardened: 2 × resnet8"
+    assert replace(hardened, run=True).title == "Digits, CCE-DM: 2 × resnet8 (run digits-cce-dm-hardened)"
     assert registry.get("tiny-two") is registry.get("tiny-two")
     assert registry.default() in ("tiny-two", "tiny-three")
     assert not registry.broken()

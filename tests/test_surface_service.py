@@ -2,13 +2,13 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from app.figures import surfaces as drawn
 from app.services import surfaces
 from app.services.models import Registry
+from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, ConfigError
 from cce.data import Dataset
 
@@ -16,8 +16,8 @@ CONFIG = AttackConfig("pgd", 0.15, 0.05, 3)
 
 
 @pytest.fixture
-def checkpoint(tiny_checkpoints: Path):
-    return Registry([tiny_checkpoints], "cpu").get("tiny-three")
+def checkpoint(registry: Registry) -> Checkpoint:
+    return registry.get("tiny-three")
 
 
 @pytest.fixture
