@@ -198,6 +198,7 @@ def _limits(c: Checkpoint) -> str:
             "- Robustness is given up on purpose in detection mode: accuracy under attack is low, it flags instead.",
             "- The detector is not proof against an attacker who knows of it: see the detector-aware rows.",
             "- High entropy does not prove an attack: noise and pictures unlike the training data are flagged too.",
+            *_blind_spot(c),
         ]
     else:
         lines += [
@@ -206,6 +207,20 @@ def _limits(c: Checkpoint) -> str:
         ]
     lines.append("- A research model on small pictures: not for decisions about people or safety.")
     return "\n".join(lines) + "\n"
+
+
+BLIND = 0.95
+"""An AUC below it is said among what a detector cannot do."""
+
+
+def _blind_spot(c: Checkpoint) -> list[str]:
+    """The attack that ignores the detector and is told worst, where it is not told well."""
+    told = [row for row in c.metrics.get("attacks", []) if row.get("auc") is not None]
+    worst = min(told, key=lambda row: row["auc"], default=None)
+    if worst is None or worst["auc"] >= BLIND:
+        return []
+    name = next(title for title, row in measured_rows(c.metrics) if row is worst)
+    return [f"- It is blind to some attacks that do not even know of it: AUC {worst['auc']:.4f} under {name}."]
 
 
 TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")

@@ -1,5 +1,6 @@
 """Model cards and the README's table: built from metrics, and what is committed is what they build."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_released_metrics_carry_the_attacker_who_knows_beside_every_auc(folder):
     assert any(t.startswith("detector-aware") for t in titles)
     assert any(t.startswith("not an attack") for t in titles)
     assert metrics["command"].startswith("python -m cce evaluate")
+
+
+def test_a_detector_that_is_blind_to_a_plain_attack_says_so():
+    checkpoint = checkpoints.load(ROOT / "checkpoints" / "digits-cce-dm")
+    assert "It is blind" not in model_card(checkpoint)
+    first, *rest = checkpoint.metrics["attacks"]
+    seen = replace(
+        checkpoint, metrics=checkpoint.metrics | {"attacks": [first, *rest, first | {"auc": 0.42, "steps": 77}]}
+    )
+    assert "AUC 0.4200 under PGD k=77" in model_card(seen)
 
 
 def test_readme_table_is_what_the_checkpoints_say():
