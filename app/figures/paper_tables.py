@@ -152,7 +152,7 @@ def trade(one: Trade) -> str:
 
 
 def _traded(row: Row, i: int) -> str:
-    shown = f"{row.values[i]:.3f}" if row.unit == "AUC" else percent(row.values[i])
+    shown = f"{row.values[i]:.4f}" if row.unit == "AUC" else percent(row.values[i])
     return f'<td><b>{shown} <span aria-label="best">★</span></b></td>' if row.best == i else f"<td>{shown}</td>"
 
 

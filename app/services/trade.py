@@ -30,7 +30,7 @@ class Row:
     @property
     def best(self) -> int | None:
         """Which ensemble is best, None where the figures do not differ as they are shown."""
-        shown = [round(v, 3) for v in self.values]
+        shown = [round(v, 4 if self.unit == "AUC" else 3) for v in self.values]
         top = max(shown) if self.high else min(shown)
         return shown.index(top) if shown.count(top) == 1 else None
 
