@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
@@ -40,11 +41,27 @@ SETTLED: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.settled()"}
 GIVE_UP: dict[str, Any] = {**HOLD, "js": "() => window.cceStudio.giveUp()"}
 """A listener for work that failed: what still waits for it on screen says so."""
 
+_chosen: WeakKeyDictionary[gr.Dropdown, gr.Button] = WeakKeyDictionary()
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 WORKING = "Working it out …"
 """What stands in the place of a figure until it is there."""
+
+
+def choice_of(dropdown: gr.Dropdown) -> gr.Button:
+    """What is clicked, out of sight, once for every choice of something else in a list; by the visitor alone.
+
+    The list's own `input` comes twice for one choice, and once more whenever the focus leaves the list: what it
+    starts would run twice, and undo what was typed since when somebody walks past with the Tab key.
+    """
+    if dropdown not in _chosen:
+        name = f"chosen-{dropdown._id}"
+        _chosen[dropdown] = gr.Button(visible="hidden", elem_id=name)
+        for event, told in ((dropdown.focus, "focused"), (dropdown.input, "chose")):
+            event(None, [dropdown], None, js=f"(value) => window.cceStudio.{told}({name!r}, value)", **PRIVATE)
+    return _chosen[dropdown]
 
 
 def figure_template(height: int, waiting: str = WORKING, stacked: int | None = None) -> str:

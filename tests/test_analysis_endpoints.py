@@ -113,7 +113,7 @@ def first_picture(studio: Studio) -> attacks.Picture:
 )
 def test_the_detection_tab_tells_what_happened_to_a_picture(studio: Studio, kind: str, words: str):
     picture = first_picture(studio)
-    panels = detection_tab.show(studio, detection.Reports(), "tiny-two", picture, picture.label, kind, None)
+    panels = detection_tab.show(studio, detection.Reports(), "tiny-two", picture, kind, None)
     assert words in panels[0]
     assert "200 clean test pictures" in panels[3]
     assert "no proof of an attack" in panels[5]
@@ -145,7 +145,7 @@ def test_the_numbers_are_hidden_until_there_are_some(studio: Studio):
 
 def test_the_surface_tab_shows_the_views(studio: Studio):
     picture = first_picture(studio)
-    panels = surface_tab.show(studio, "tiny-two", picture, picture.label, "fgsm", 20, 40, 3, 0)
+    panels = surface_tab.show(studio, "tiny-two", picture, "fgsm", 20, 40, 3, 0)
     assert "FGSM" in panels[0] and "f2" in panels[3]["description"]
-    itself = surface_tab.show(studio, "tiny-two", picture, picture.label, surface_tab.NOTHING, 20, 40, 3, 0)
+    itself = surface_tab.show(studio, "tiny-two", picture, surface_tab.NOTHING, 20, 40, 3, 0)
     assert "The picture itself." in itself[0] and "No attack" in itself[1]

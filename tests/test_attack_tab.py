@@ -92,8 +92,8 @@ def test_work_that_is_told_to_stop_leaves_the_attack_at_its_next_step(two, pictu
 
 
 def test_the_slider_s_value_holds_every_picture_and_each_panel_once(studio, two, picture):
-    done = attack.attack(studio, Work(), "tiny-two", picture, picture.label, PGD, 0, None, "same")
-    panels = attack_results.show(two, picture, picture.label, done)
+    done = attack.attack(studio, Work(), "tiny-two", picture, PGD, 0, None, "same")
+    panels = attack_results.show(two, picture, done)
     value = panels[2]
     count, height, width, channels = value["shape"]
     assert (count, height, width, channels) == (len(done.stops), 8, 8, 1)
@@ -122,15 +122,15 @@ def test_colours_travel_pixel_by_pixel():
 
 
 def test_before_an_attack_the_panels_wait(two, picture):
-    panels = attack_results.show(two, picture, picture.label)
+    panels = attack_results.show(two, picture)
     assert panels[2] == {} and panels[3] == "" and "Press Attack to see" in panels[0]
     assert panels[6] == '<div class="studio-swap"></div>'
     assert "nothing yet" in panels[12]["description"]
 
 
 def test_the_downloads_are_the_picture_the_perturbation_and_the_numbers(studio, two, picture):
-    done = attack.attack(studio, Work(), "tiny-two", picture, picture.label, PGD, 5, "", "same")
-    html = attack_results.show(two, picture, picture.label, done)[3]
+    done = attack.attack(studio, Work(), "tiny-two", picture, PGD, 5, "", "same")
+    html = attack_results.show(two, picture, done)[3]
     text = html.split("data:application/json;base64,")[1].split('"')[0]
     numbers = json.loads(base64.b64decode(text))
     assert numbers["attack"]["name"] == "pgd" and numbers["seed"] == 5 and numbers["picture"] == picture.key
@@ -169,7 +169,7 @@ def test_only_ensembles_of_the_same_pictures_and_classes_fit_beside(studio, tiny
 
 @pytest.mark.parametrize("mode", ["same", "each"])
 def test_two_models_look_at_one_example_or_each_at_its_own(studio, two, picture, mode):
-    done = attack.attack(studio, Work(), "tiny-two", picture, picture.label, PGD, 0, "tiny-three", mode)
+    done = attack.attack(studio, Work(), "tiny-two", picture, PGD, 0, "tiny-three", mode)
     three = studio.registry.get("tiny-three")
     if mode == "same":
         assert done.second.stops[-1].said == attacks.classify(three, done.made.x_adv)
@@ -177,7 +177,7 @@ def test_two_models_look_at_one_example_or_each_at_its_own(studio, two, picture,
         wanted, result = attacks.attack(three, picture.pixels, picture.label, PGD)
         assert torch.equal(done.second.made.x_adv, wanted)
         assert done.second.stops[-1].said == result["adversarial"]
-    html = attack_results.show(two, picture, picture.label, done)[6]
+    html = attack_results.show(two, picture, done)[6]
     assert "2 × resnet8" in html and "3 × resnet8" in html
     assert html.count("<img") == (2 if mode == "each" else 0)
 

@@ -38,7 +38,8 @@ class Picture:
     `pixels` `(C, H, W)` in [0, 1] on the 1/255 grid; `label` the true class where it is known;
     `name` what it is called on screen; `dataset` where it comes from, None for an upload; `crop` the
     part of an upload that is used, and `size` the upload's own, width and height. `key` is what a link
-    calls it: `test:5`, or an example's name; None for a visitor's own picture.
+    calls it: `test:5`, or an example's name; None for a visitor's own picture. `said` is the class that a
+    visitor says it shows, where nothing else tells.
     """
 
     pixels: Tensor
@@ -48,6 +49,12 @@ class Picture:
     crop: Image.Image | None = None
     size: tuple[int, int] | None = None
     key: str | None = None
+    said: str | None = None
+
+    @property
+    def judged(self) -> str:
+        """The class it is judged by: the true one, the one that was said, or `auto`, the ensemble's own answer."""
+        return self.label or self.said or AUTO
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -102,6 +102,18 @@
     await new Promise((go) => setTimeout(go, 30)); // a click of just now has not been told to `hold` yet
     if (held > 0) await new Promise((go) => { waiting.push(go); setTimeout(go, 20000); });
   }
+  // Two quick picks may reach the server in either order: it is told which one was the last.
+  let picks = 0;
+  const numbered = (...given) => [...given.slice(0, -1), ++picks];
+  // A list tells of a choice twice, and once more whenever the focus leaves it. What hangs on a choice hangs on a
+  // button out of sight instead, which is pressed once for every other value.
+  const values = new Map();
+  function focused(list, value) { values.set(list, value); }
+  function chose(list, value) {
+    if (values.get(list) === value) return;
+    values.set(list, value);
+    document.querySelector(`#${list}`)?.click();
+  }
   // A table that was unfolded stays so when its panel is filled anew.
   const unfolded = new Set();
   function placeOf(details) {
@@ -128,6 +140,7 @@
     for (const node of document.querySelectorAll(".studio-figure")) if (node.offsetParent) node.dataset.waiting = words;
   }
 
-  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp };
+  window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp,
+    focused, chose, numbered };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import long_work
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, heading, note, spoken
+from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, choice_of, heading, note, spoken
 from app.figures import side_by_side
 from app.figures.verdict import glossary
 from app.services import attacks, links
@@ -55,7 +55,7 @@ def build(studio: Studio) -> None:
             link = attack_link.build()
         with gr.Column(scale=7, min_width=320, elem_id="attack-results"):
             shown = picker.picture.value
-            results = attack_results.build(attack_results.show(checkpoint, shown, shown.label))
+            results = attack_results.build(attack_results.show(checkpoint, shown))
             heading("One member at a time", 3)
             gr.HTML(note(_ONE_BY_ONE))
             each = long_work.build("crossing", "Attack each member")
@@ -103,7 +103,6 @@ def attack(
     work: Work,
     name: str,
     picture: Picture,
-    label: str,
     config: AttackConfig,
     seed: int,
     beside: str | None,
@@ -113,7 +112,12 @@ def attack(
     checkpoint = studio.registry.get(name)
     share = 0.5 if beside and mode == EACH else 0.9 if beside else 1.0
     made = attacks.attack_in_steps(
-        checkpoint, picture.pixels, label, config, seed, lambda what, fraction: work.tell(what, share * fraction)
+        checkpoint,
+        picture.pixels,
+        picture.judged,
+        config,
+        seed,
+        lambda what, fraction: work.tell(what, share * fraction),
     )
     stops = replay(picture.pixels, made)
     second = None
@@ -128,7 +132,7 @@ def attack(
         own = attacks.attack_in_steps(other, picture.pixels, truth, config, seed, rest) if mode == EACH else None
         others = replay(picture.pixels, own) if own else seen_by(other, stops, truth, rest)
         second = Second(titles[beside], titles[name], mode, benign, others, own)
-    setting = links.Setting(name, picture.key, label, config, seed, beside or None, mode)
+    setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode)
     return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second)
 
 
@@ -148,35 +152,32 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
             *settings,
         ]
 
-    def before(name: str, picture: Picture, label: str, last: Any) -> list[Any]:
-        if last == subject_key(name, picture, label) and picture.dataset:  # picked again: keep the attack's results
+    def before(name: str, picture: Picture, last: Any) -> list[Any]:
+        if last == subject_key(name, picture) and picture.dataset:  # picked again: keep the attack's results
             return [gr.skip() for _ in p.filled]
-        return [*attack_results.show(studio.registry.get(name), picture, label), "", None]
+        return [*attack_results.show(studio.registry.get(name), picture), "", None]
 
-    def attacked(work: Work, name: str, picture: Picture, label: str, beside: str, mode: str, *typed: Any) -> list[Any]:
+    def attacked(work: Work, name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
         config, seed = config_of(typed)
-        done = attack(studio, work, name, picture, label, config, seed, beside, mode)
-        shown = attack_results.show(studio.registry.get(name), picture, label, done)
-        return [*shown, gr.skip(), subject_key(name, picture, label)]
+        done = attack(studio, work, name, picture, config, seed, beside, mode)
+        shown = attack_results.show(studio.registry.get(name), picture, done)
+        return [*shown, gr.skip(), subject_key(name, picture)]
 
-    def attacked_each(
-        work: Work, name: str, picture: Picture, label: str, beside: str, mode: str, *typed: Any
-    ) -> list[Any]:
+    def attacked_each(work: Work, name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
         checkpoint = studio.registry.get(name)
         config, seed = config_of(typed)
         config = per_member(config, checkpoint.dataset)
+        label = picture.judged
         rows = one_by_one(checkpoint, picture.pixels, label, config, seed, work.tell)
         truth = attacks.classify(checkpoint, picture.pixels)["label"] if label == attacks.AUTO else label
         how = attacks.describe(config).rsplit(", on ", 1)[0]
         return [side_by_side.crossing(rows, truth, f"Examples made with {how}.")]
 
-    p.model.input(**HOLD)
+    another = choice_of(p.model)
+    another.click(**HOLD)
     changed = [*p.described, p.beside, p.mode, *p.controls.shown]
-    p.model.input(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
-    p.beside.input(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
+    another.click(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
+    choice_of(p.beside).click(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
     p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **COMPUTE)
-    p.picker.label.input(**HOLD)
-    relabelled = {**QUIET, **COMPUTE, "trigger_mode": "multiple"}
-    p.picker.label.input(spoken(before), [*p.subject, p.done], p.filled, **relabelled).then(**RELEASE)
     p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_SCROLL, **PRIVATE)
     each.wire(attacked_each, p.setting, [p.crossing])

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import PRIVATE, spoken
+from app.components import PRIVATE, choice_of, spoken
 from app.services import attacks, links
 from app.services.attacks import in_255ths
 from app.studio import Studio
@@ -178,6 +178,6 @@ def wire(studio: Studio, model: gr.Dropdown, controls: Controls) -> None:
         return [gr.Slider(**_epsilon(checkpoint, usual)), in_255ths(usual.step_size)]
 
     quiet = {**PRIVATE, "show_progress": "hidden"}
-    controls.name.input(spoken(other_attack), [model, *controls.all], controls.shown, **quiet)
+    choice_of(controls.name).click(spoken(other_attack), [model, *controls.all], controls.shown, **quiet)
     given = [model, controls.name, controls.norm]
     controls.norm.input(spoken(other_norm), given, [controls.epsilon, controls.step_size], **quiet)

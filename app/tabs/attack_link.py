@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -11,7 +11,7 @@ from gradio.context import Context
 
 from app.components import COMPUTE, PRIVATE, spoken
 from app.services import links
-from app.services.attacks import Picture
+from app.services.attacks import AUTO, Picture
 from app.services.partners import partners
 from app.tabs import attack_controls, attack_results, picture_picker
 from app.tabs.attack_controls import config_of
@@ -48,9 +48,9 @@ def wire(p: Parts, link: Link, told: gr.HTML) -> None:
     """Copy on a press; read the address when the page opens."""
     studio = p.studio
 
-    def linked(name: str, picture: Picture, label: str, beside: str, mode: str, *typed: Any) -> str:
+    def linked(name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> str:
         config, seed = config_of(typed)
-        setting = links.Setting(name, picture.key, label, config, seed, beside or None, mode)
+        setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode)
         query = links.query(setting, studio.registry.get(name).classes)
         own = f'<p class="studio-note">{_NO_PICTURE}</p>' if picture.key is None else ""
         field = f'<input type="text" readonly aria-label="Link to this setting" value="{escape(query)}">'
@@ -76,25 +76,24 @@ def wire(p: Parts, link: Link, told: gr.HTML) -> None:
         if setting.image and found is None:
             problems.append(f"There is no picture {setting.image!r} here.")
         picture, page = found or (picture_picker.from_gallery(pictures, 0), 0)
-        chosen = picture_picker.chosen(picture, checkpoint)
-        if picture.label is None and setting.label != "auto":
-            chosen[1] = gr.Dropdown(**picture_picker.label_settings(picture, checkpoint) | {"value": setting.label})
+        if picture.label is None and setting.label != AUTO:
+            picture = replace(picture, said=setting.label)
         return [
             name,
             *described_by(checkpoint),
             gr.Dropdown(**beside_settings(studio, name, setting.beside)),
             gr.Radio(value=setting.show, visible=bool(setting.beside)),
             *picture_picker.stocked(pictures, page),
-            *chosen,
+            *picture_picker.chosen(picture, checkpoint),
             *attack_controls.settings_of(checkpoint, setting.config, setting.seed),
             note([*problems, *setting.problems], setting.run),
             True,
         ]
 
-    def seen(by_link: bool, name: str, picture: Picture, label: str) -> list[Any]:
+    def seen(by_link: bool, name: str, picture: Picture) -> list[Any]:
         if not by_link:
             return [gr.skip() for _ in p.filled]
-        return [*attack_results.show(studio.registry.get(name), picture, label), "", None]
+        return [*attack_results.show(studio.registry.get(name), picture), "", None]
 
     by_link = gr.State(False)
     address = gr.Textbox(visible=False)

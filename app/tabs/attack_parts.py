@@ -42,7 +42,7 @@ class Parts:
     @property
     def subject(self) -> list[Any]:
         """Which picture, and for which ensemble."""
-        return [self.model, self.picker.picture, self.picker.label]
+        return [self.model, self.picker.picture]
 
     @property
     def setting(self) -> list[Any]:
@@ -67,6 +67,6 @@ def described_by(checkpoint: Checkpoint) -> list[Any]:
     return [described(checkpoint), card(checkpoint)]
 
 
-def subject_key(name: str, picture: Picture, label: str) -> tuple[str, str, str]:
+def subject_key(name: str, picture: Picture) -> tuple[str, str, str]:
     """What the results on screen are about."""
-    return name, picture.key or picture.name, label
+    return name, picture.key or picture.name, picture.judged

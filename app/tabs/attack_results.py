@@ -107,17 +107,16 @@ def build(values: list[Any]) -> Results:
     return Results([*first, bars, bar_numbers, path, path_numbers, limits])
 
 
-def show(checkpoint: Checkpoint, picture: Picture, label: str, done: Done | None = None) -> list[Any]:
+def show(checkpoint: Checkpoint, picture: Picture, done: Done | None = None) -> list[Any]:
     """What the panels show.
 
     Args:
         checkpoint: the ensemble.
         picture: the picture before the attack.
-        label: the class it is judged by; `auto` stands for the ensemble's own answer.
         done: what the attack made of it, None before one.
     """
     before = done.made.result["benign"] if done else attacks.classify(checkpoint, picture.pixels)
-    view = _View(checkpoint, picture, label, before, done)
+    view = _View(checkpoint, picture, before, done)
     after = done.made.result["adversarial"] if done else None
     stops = done.stops if done else []
     said, names = [stop.said for stop in stops], [stop.name for stop in stops]
@@ -145,11 +144,9 @@ def show(checkpoint: Checkpoint, picture: Picture, label: str, done: Done | None
 class _View:
     """One picture with what is known of it, as HTML."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, picture: Picture, label: str, before: dict[str, Any], done: Done | None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, picture: Picture, before: dict[str, Any], done: Done | None) -> None:
         self.checkpoint, self.picture, self.before, self.done = checkpoint, picture, before, done
-        self.known = None if label == attacks.AUTO else label
+        self.known = None if picture.judged == attacks.AUTO else picture.judged
         self.judged = self.known or before["label"]
         self.key = secrets.token_hex(4)
 

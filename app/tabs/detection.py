@@ -9,7 +9,19 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import COMPUTE, GIVE_UP, HOLD, PRIVATE, RELEASE, WORKING, figure, heading, spoken, waiting
+from app.components import (
+    COMPUTE,
+    GIVE_UP,
+    HOLD,
+    PRIVATE,
+    RELEASE,
+    WORKING,
+    choice_of,
+    figure,
+    heading,
+    spoken,
+    waiting,
+)
 from app.figures import detection as drawn
 from app.figures import entropies, pictures, verdict
 from app.services import attacks, changes, detection, verdicts
@@ -75,16 +87,16 @@ def _build_panels(checkpoint: Checkpoint) -> list[Any]:
 
 
 def show(
-    studio: Studio, reports: detection.Reports, name: str, picture: Picture, label: str, kind: str, which: str | None
+    studio: Studio, reports: detection.Reports, name: str, picture: Picture, kind: str, which: str | None
 ) -> list[Any]:
     """What the panels say of a picture, before and after what happens to it."""
     checkpoint = studio.registry.get(name)
     known = [key for _, key in changes.choices(checkpoint, kind)]
     which = which if which in known else changes.first_choice(checkpoint, kind)
-    found = changes.change(checkpoint, picture.pixels, label, kind, which)
+    found = changes.change(checkpoint, picture.pixels, picture.judged, kind, which)
     clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), reports.latest(checkpoint))
     before, after = found.before, found.after
-    true = None if label == attacks.AUTO else found.label
+    true = None if picture.judged == attacks.AUTO else found.label
     cards = verdict.cards(
         f"{verdicts.subject(picture.name, true)} {found.words}.",
         (verdicts.flag(before), before["flagged"]),
@@ -145,20 +157,10 @@ def _wire(
     numbers: detection_numbers.Numbers,
 ) -> None:
     opened = gr.State(False)
-    # The label that was chosen for an upload. The dropdown itself is no input but of its own listener: what waits in
-    # line while another model is chosen would bring a class that this model does not have.
-    judged = gr.State(attacks.AUTO)
-    subject = [parts.model, picker.picture, judged, parts.kind, parts.which]
+    subject = [parts.model, picker.picture, parts.kind, parts.which]
 
-    def see(name: str, picture: Picture, label: str, kind: str, which: str | None) -> list[Any]:
-        return show(studio, reports, name, picture, picture.label or label, kind, which)
-
-    def picked(name: str, picture: Picture, kind: str, which: str | None) -> list[Any]:
-        """Another picture, by its own label."""
-        return [attacks.AUTO, *see(name, picture, attacks.AUTO, kind, which)]
-
-    def relabelled(name: str, picture: Picture, label: str, kind: str, which: str | None) -> list[Any]:
-        return [label, *see(name, picture, label, kind, which)]
+    def see(name: str, picture: Picture, kind: str, which: str | None) -> list[Any]:
+        return show(studio, reports, name, picture, kind, which)
 
     def how(name: str, kind: str) -> gr.Dropdown:
         """The choices of a kind of change."""
@@ -166,8 +168,8 @@ def _wire(
         found = changes.choices(checkpoint, kind)
         return gr.Dropdown(found, value=changes.first_choice(checkpoint, kind), visible=bool(found))
 
-    def changed(name: str, picture: Picture, label: str, kind: str) -> list[Any]:
-        return [how(name, kind), *see(name, picture, label, kind, None)]
+    def changed(name: str, picture: Picture, kind: str) -> list[Any]:
+        return [how(name, kind), *see(name, picture, kind, None)]
 
     def another_model(name: str, kind: str) -> list[Any]:
         checkpoint = studio.registry.get(name)
@@ -184,19 +186,15 @@ def _wire(
     if isinstance(tab, gr.Tab):
         filled = [opened, *parts.panels, *numbers.outputs]
         tab.select(spoken(open_tab), [opened, *subject], filled, **computing).failure(**GIVE_UP)
-    judged_panels = [judged, *parts.panels]
-    picker.then(spoken(picked), [parts.model, picker.picture, parts.kind, parts.which], judged_panels, **computing)
-    picker.label.input(**HOLD)
-    given = [parts.model, picker.picture, picker.label, parts.kind, parts.which]
-    picker.label.input(spoken(relabelled), given, judged_panels, **computing, trigger_mode="multiple").then(**RELEASE)
+    picker.then(spoken(see), subject, parts.panels, **computing)
     parts.kind.input(None, [parts.kind], None, js=_FOCUS, **PRIVATE)
     parts.kind.input(
-        spoken(changed), subject[:4], [parts.which, *parts.panels], **computing, trigger_mode="always_last"
+        spoken(changed), subject[:3], [parts.which, *parts.panels], **computing, trigger_mode="always_last"
     )
-    parts.which.input(spoken(see), subject, parts.panels, **computing, trigger_mode="always_last")
-    parts.model.input(**HOLD)
+    choice_of(parts.which).click(spoken(see), subject, parts.panels, **computing, trigger_mode="always_last")
+    choice_of(parts.model).click(**HOLD)
     described = [parts.summary, parts.which, *numbers.outputs]
-    parts.model.input(
+    choice_of(parts.model).click(
         spoken(another_model), [parts.model, parts.kind], described, **computing, trigger_mode="multiple"
     ).then(**RELEASE)
     numbers.wire(parts.model)

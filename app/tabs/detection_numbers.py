@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import long_work
-from app.components import PRIVATE, figure, figure_template, heading, note, spoken, waiting
+from app.components import PRIVATE, choice_of, figure, figure_template, heading, note, spoken, waiting
 from app.figures import detection as drawn
 from app.services import detection
 from app.services.detection import Found, Reports
@@ -101,7 +101,7 @@ class Numbers:
         typed = [model, *self.settings]
         self.work.wire(measured, typed, self.filled)
         for pick in self.picks:
-            pick.input(
+            choice_of(pick).click(
                 spoken(picked), [model, self.found, *self.picks], [self.histogram], **_QUIET, trigger_mode="always_last"
             )
 

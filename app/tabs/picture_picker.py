@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
 from gradio.context import Context
 
-from app.components import HOLD, PRIVATE, RELEASE, spoken
+from app.components import HOLD, PRIVATE, RELEASE, choice_of, spoken
 from app.figures.pictures import fitting
 from app.services import gallery
 from app.services.attacks import AUTO, Picture, open_upload, refit
@@ -22,9 +22,10 @@ ALL = "all"
 
 @dataclass
 class PicturePicker:
-    """The components, and the session's picture with its label.
+    """The components, and the session's picture.
 
-    `picture` holds a `Picture`, `label` the class it is judged by: a name, or `auto`.
+    `picture` holds a `Picture`, which knows what it is judged by. `label`, the list in which a visitor says what an
+    upload shows, is an input of its own listener alone: what two quick picks write to a list out of sight may be lost.
     """
 
     studio: Studio
@@ -57,7 +58,7 @@ class PicturePicker:
         return [self.picture, self.label, self.fitting]
 
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
-        """Run the one listener that shows another picture when it was picked; `SETTLED` waits for it too."""
+        """Run the one listener that shows a picture when it, or what it shows, was picked; `SETTLED` waits for it."""
         for event in self.picked:
             event.success(listener, inputs, outputs, trigger_mode="multiple", **kwargs).then(**RELEASE)
 
@@ -176,17 +177,11 @@ def get_words(pictures: Collection) -> str:
 
 def label_settings(picture: Picture, checkpoint: Checkpoint) -> dict[str, Any]:
     """The label's dropdown: a choice for an upload, out of sight where the true class is known."""
-    if picture.label is not None:
-        return dict(
-            choices=[(picture.label, picture.label)],
-            value=picture.label,
-            visible=False,
-        )
     choices = [("the clean prediction", AUTO), *((name, name) for name in checkpoint.classes)]
     return dict(
         choices=choices,
-        value=AUTO,
-        visible=True,
+        value=picture.said or AUTO,
+        visible=picture.label is None,
         info="What is in your picture, if it is one of these classes. Else the model's own answer stands for it.",
     )
 
@@ -229,18 +224,25 @@ def _wire(p: PicturePicker, at_start: int) -> None:
     def filtered(model: str, wanted: str) -> list[Any]:
         return turn(model, wanted, {"number": 0}, 0)
 
-    def pick(model: str, page: dict[str, Any], event: gr.SelectData) -> list[Any]:
-        checkpoint = studio.registry.get(model)
-        return chosen(from_gallery(studio.collection(checkpoint), page["indices"][event.index]), checkpoint)
+    def picker_of(picture_at: Callable[[Checkpoint, dict[str, Any], int], Picture]) -> Callable[..., list[Any]]:
+        def pick(model: str, page: dict[str, Any], last: int, number: int, event: gr.SelectData) -> list[Any]:
+            if number < last:  # overtaken on its way here
+                return [gr.skip() for _ in range(1 + len(choice))]
+            checkpoint = studio.registry.get(model)
+            return [number, *chosen(picture_at(checkpoint, page, event.index), checkpoint)]
+
+        return pick
+
+    def on_page(checkpoint: Checkpoint, page: dict[str, Any], place: int) -> Picture:
+        return from_gallery(studio.collection(checkpoint), page["indices"][place])
+
+    def to_try(checkpoint: Checkpoint, page: dict[str, Any], place: int) -> Picture:
+        name, path = gallery.examples()[place]
+        return open_upload(path, checkpoint.model.config.input_shape, name, key=name)
 
     def uploaded(model: str, content: bytes | None) -> list[Any]:
         checkpoint = studio.registry.get(model)
         return [*chosen(open_upload(content or b"", checkpoint.model.config.input_shape), checkpoint), None]
-
-    def tried(model: str, event: gr.SelectData) -> list[Any]:
-        name, path = gallery.examples()[event.index]
-        checkpoint = studio.registry.get(model)
-        return chosen(open_upload(path, checkpoint.model.config.input_shape, name, key=name), checkpoint)
 
     def kept(model: str, picture: Picture) -> list[Any]:
         """The picture under another ensemble: the same where it fits, else the first of its gallery."""
@@ -251,6 +253,9 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         if picture.dataset == checkpoint.dataset and picture.shape == shape:
             return chosen(picture, checkpoint)
         return chosen(from_gallery(studio.collection(checkpoint), 0), checkpoint)
+
+    def judged(picture: Picture, label: str) -> Picture:
+        return replace(picture, said=None if label == AUTO else label)
 
     def restock(model: str) -> list[Any]:
         return stocked(studio.collection(studio.registry.get(model)))
@@ -267,25 +272,29 @@ def _wire(p: PicturePicker, at_start: int) -> None:
 
     quiet = {**PRIVATE, "show_progress": "hidden"}
     # A second pick while the first is under way counts; one at a time is looked at, so that the last one wins.
-    # A list tells twice of a choice: what is not run for both would release only one of the two that are held.
     every = {**quiet, "trigger_mode": "multiple", "concurrency_id": "picking", "concurrency_limit": 1}
-    p.wanted.input(spoken(filtered), [p.model, p.wanted], shown, **quiet)
+    last, number = gr.State(0), gr.Number(0, visible=False)
+    numbered = [p.model, p.page, last, number]
+    in_order = {**every, "js": "(...given) => window.cceStudio.numbered(...given)"}
+    choice_of(p.wanted).click(spoken(filtered), [p.model, p.wanted], shown, **quiet)
     for button, by in ((p.back, -1), (p.next_page, 1)):
         listener = spoken(_bound(turn, by))
         button.click(listener, [p.model, p.wanted, p.page], shown, **quiet)
     p.get.click(spoken(fetch), [p.model], p.shelf, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery])
     p.loaded = Context.root_block.load(spoken(revisited), [p.model], p.shelf, **quiet)
-    for trigger in (p.gallery.select, p.upload.upload, p.sample.select, p.model.input):
+    another, said = choice_of(p.model), choice_of(p.label)
+    for trigger in (p.gallery.select, p.upload.upload, p.sample.select, another.click, said.click):
         trigger(**HOLD)
     sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **every)
     sent.failure(lambda: None, None, [p.upload], **quiet)  # ready for another file
-    restocked = p.model.input(spoken(restock), [p.model], p.shelf, **every)
+    restocked = another.click(spoken(restock), [p.model], p.shelf, **every)
     restocked.failure(**RELEASE)
     p.picked = [
-        p.gallery.select(spoken(pick), [p.model, p.page], choice, **every),
+        p.gallery.select(spoken(picker_of(on_page)), numbered, [last, *choice], **in_order),
         sent,
-        p.sample.select(spoken(tried), [p.model], choice, **every),
+        p.sample.select(spoken(picker_of(to_try)), numbered, [last, *choice], **in_order),
         restocked.success(spoken(kept), [p.model, p.picture], choice, **every),
+        said.click(spoken(judged), [p.picture, p.label], [p.picture], **every),
     ]
     for event in p.picked:
         event.failure(**RELEASE)

@@ -11,10 +11,9 @@ from gradio.context import Context
 from app.components import (
     COMPUTE,
     GIVE_UP,
-    HOLD,
     PRIVATE,
-    RELEASE,
     WORKING,
+    choice_of,
     figure_template,
     heading,
     note,
@@ -105,7 +104,6 @@ def show(
     studio: Studio,
     name: str,
     picture: Picture,
-    label: str,
     attack: str,
     epsilon: float,
     extent: float,
@@ -119,9 +117,9 @@ def show(
     if attack != NOTHING:
         usual = in_255ths(first.step_size) / in_255ths(first.epsilon)
         config = attacks.settings(attack, epsilon, usual * epsilon, first.steps, "ensemble")
-    found = surfaces.draw(checkpoint, picture.pixels, label, config, extent, resolution, seed)
+    found = surfaces.draw(checkpoint, picture.pixels, picture.judged, config, extent, resolution, seed)
     classes, s = checkpoint.classes, found.surface
-    true = None if label == attacks.AUTO else label
+    true = None if picture.judged == attacks.AUTO else picture.judged
     key = f"{name}:{extent:g}"
     return [
         _subject(picture, true, config, found),
@@ -168,21 +166,14 @@ def _wire(
     drawn_for = gr.State(None)  # the model of what is on screen, None before anything is
     epsilon, extent = controls[1], controls[2]
 
-    judged = gr.State(attacks.AUTO)  # the label that was chosen for an upload; see the Detection tab
-
-    def see(last: str | None, name: str, picture: Picture, label: str, *typed: Any) -> list[Any]:
+    def see(last: str | None, name: str, picture: Picture, *typed: Any) -> list[Any]:
         """The views; where the model is another one, with its own epsilon and extent."""
-        label = picture.label or label
         if last == name:
-            return [name, label, gr.skip(), gr.skip(), *show(studio, name, picture, label, *typed)]
+            return [name, gr.skip(), gr.skip(), *show(studio, name, picture, *typed)]
         first = attacks.defaults(studio.registry.get(name))
         sizes = in_255ths(first.epsilon), in_255ths(surfaces.usual_extent(first))
         sliders = [gr.Slider(**_epsilon(first)), gr.Slider(**_extent(first))]
-        return [name, label, *sliders, *show(studio, name, picture, label, typed[0], *sizes, *typed[3:])]
-
-    def picked(last: str | None, name: str, picture: Picture, *typed: Any) -> list[Any]:
-        """Another picture, by its own label."""
-        return see(last, name, picture, attacks.AUTO, *typed)
+        return [name, *sliders, *show(studio, name, picture, typed[0], *sizes, *typed[3:])]
 
     def open_tab(last: str | None, *given: Any) -> list[Any]:
         """On the first visit of the tab: the views of what is chosen."""
@@ -191,16 +182,12 @@ def _wire(
     def described(name: str) -> str:
         return model_chooser.described(studio.registry.get(name))
 
-    subject = [drawn_for, model, picker.picture]
-    inputs = [*subject, judged, *controls]
-    filled = [drawn_for, judged, epsilon, extent, *panels]
+    inputs = [drawn_for, model, picker.picture, *controls]
+    filled = [drawn_for, epsilon, extent, *panels]
     working = {**PRIVATE, **COMPUTE, "show_progress": "minimal", "show_progress_on": [panels[0]]}
     tab = Context.block
     if isinstance(tab, gr.Tab):
         tab.select(spoken(open_tab), inputs, filled, **working).failure(**GIVE_UP)
-    picker.then(spoken(picked), [*subject, *controls], filled, **working)
-    picker.label.input(**HOLD)
-    relabelled = [*subject, picker.label, *controls]
-    picker.label.input(spoken(see), relabelled, filled, **working, trigger_mode="multiple").then(**RELEASE)
+    picker.then(spoken(see), inputs, filled, **working)
     gr.on([c.input for c in controls], spoken(see), inputs, filled, **working, trigger_mode="always_last")
-    model.input(spoken(described), [model], [about.summary], **PRIVATE, show_progress="hidden")
+    choice_of(model).click(spoken(described), [model], [about.summary], **PRIVATE, show_progress="hidden")

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import PRIVATE, heading, sentence, spoken
+from app.components import PRIVATE, choice_of, heading, sentence, spoken
 from app.figures import run_status
 from app.services import gallery, training, training_form
 from app.services.models import dataset_title
@@ -264,9 +264,9 @@ def _wire(studio: Studio, form: Form) -> None:
     again = dict(fn=spoken(described), inputs=form.typed, outputs=told, trigger_mode="always_last", **QUIET)
     events = [form.name.change, form.device.input, form.lines.change, *(f.input for f in fields.values())]
     gr.on(events, **again)
-    form.base.input(spoken(of_base), [form.base], everything, **QUIET).then(**again)
+    choice_of(form.base).click(spoken(of_base), [form.base], everything, **QUIET).then(**again)
     goes_with = [fields["epsilon_low"], fields["epsilon_high"], fields["flip"]]
-    fields["dataset"].input(spoken(of_data_set), [fields["dataset"]], goes_with, **QUIET).then(**again)
+    choice_of(fields["dataset"]).click(spoken(of_data_set), [fields["dataset"]], goes_with, **QUIET).then(**again)
     fields["method"].change(weights, [fields["method"]], [fields["lambda_pm"], fields["lambda_dm"]], **QUIET)
     form.get.click(
         spoken(fetch), [fields["dataset"]], None, concurrency_id="download", show_progress_on=[form.note], **PRIVATE

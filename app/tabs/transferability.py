@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import long_work, transfer_endpoints
-from app.components import HOLD, PRIVATE, RELEASE, figure, heading, note, sentence, spoken
+from app.components import HOLD, PRIVATE, RELEASE, choice_of, figure, heading, note, sentence, spoken
 from app.figures import flow, matrix, subset_pictures
 from app.figures.metrics import metric_cards
 from app.figures.palette import voices
@@ -273,8 +273,8 @@ def _wire(
     quiet = {**PRIVATE, "show_progress": "hidden"}
     work.wire(measured, [c.model, c.count, *c.of_attack, c.seed], [*panels, found])
     changed = [c.epsilon, c.step_size, c.steps, *data, *panels, found]
-    c.model.input(**HOLD)
-    c.model.input(spoken(other_model), [c.model], changed, trigger_mode="multiple", **quiet).then(**RELEASE)
+    choice_of(c.model).click(**HOLD)
+    choice_of(c.model).click(spoken(other_model), [c.model], changed, trigger_mode="multiple", **quiet).then(**RELEASE)
     panels[1].click(spoken(looked), [found], [panels[3]], trigger_mode="always_last", **quiet)
     data[1].click(spoken(fetched), [c.model], data, concurrency_id="download", show_progress_on=[data[0]], **PRIVATE)
 
@@ -309,10 +309,10 @@ def _between(studio: Studio, c: _Controls) -> None:
         return [gr.CheckboxGroup(found, value=_first_few(found)), *_released_between(studio, model)]
 
     work.wire(compared, [chosen, c.count, *c.of_attack, c.seed], [source, square, numbers])
-    c.model.input(**HOLD)
+    choice_of(c.model).click(**HOLD)
     filled = [chosen, source, square, numbers]
     quiet = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
-    c.model.input(spoken(restocked), [c.model], filled, **quiet).then(**RELEASE)
+    choice_of(c.model).click(spoken(restocked), [c.model], filled, **quiet).then(**RELEASE)
 
 
 def _first_few(choices: list[tuple[str, str]]) -> list[str]:

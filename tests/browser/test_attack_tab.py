@@ -214,6 +214,41 @@ def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., 
     expect(page.locator("#download a.picture")).to_be_visible()
 
 
+def test_walking_past_the_lists_with_the_keyboard_changes_nothing(open_page: Callable[..., Page], caught: Caught):
+    page = open_page()
+    choose_model(page, "#model", caught.model)
+    page.get_by_role("button", name="More settings").click()
+    put(steps_field(page), "7")
+    page.locator("#gallery-next").click()
+    expect(page.locator("#gallery-place")).to_contain_text("21 to 40")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+    for name in ("model", "class-filter", "attack-name"):
+        page.locator(f"#{name} input").focus()
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    assert not asked
+    expect(steps_field(page)).to_have_value("7")
+    page.locator("#attack-name input").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")  # a choice by keyboard counts
+    expect(page.locator("#attack-explanation")).not_to_contain_text("Many small steps up the loss")
+
+
+def test_of_two_models_chosen_in_a_row_the_last_one_counts_with_its_own_settings(
+    open_page: Callable[..., Page], caught: Caught
+):
+    page = open_page()
+    first = page.locator("#model input").input_value()
+    for title in (caught.model, first, caught.model):
+        choose(page, "model", title)
+    page.locator("#attack-go").click()
+    expect(page.locator("#download a.picture")).to_be_visible()
+    expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first},")
+    expect(page.locator("#verdict")).to_contain_text("PGD k=20, epsilon 38.25/255, step 9.562/255")
+
+
 def test_the_slider_replays_the_attack_without_the_server(open_page: Callable[..., Page], tmp_path: Path):
     page = open_page()
     attack(page)
