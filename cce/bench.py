@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from cce import data
-from cce.attacks import attack
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, check
 from cce.detection import DetectionReport, report_from_json
 from cce.evaluation import Outcome, detect, outcome
+from cce.in_parts import attack_in_parts
 from cce.measurements import read_measurement
 from cce.transferability import Transferability, from_outcomes
 
@@ -99,7 +99,7 @@ class Bench:
             return x
         key = (id(source), config)
         if key not in self._examples:
-            self._examples[key] = attack(source.model, x, labels, config, seed=self.seed)
+            self._examples[key] = attack_in_parts(source.model, x, labels, config, seed=self.seed)
         return self._examples[key]
 
     def transfer(self, c: Checkpoint, config: AttackConfig) -> Transferability:

@@ -177,8 +177,8 @@ def walk(
         not bool(clean.log_probability.isnan().any()),
         "the ensemble's outputs are not numbers (NaN); its weights are damaged, fetch or train it again",
     )
-    threads = shards.threads() if images.device.type == "cpu" and processes.count == 1 else 1
-    jobs = [(t, *part) for t, column in enumerate(columns) for part in _parts(column.count, batch_size, threads)]
+    threads = shards.threads(images.device) if processes.count == 1 else 1
+    jobs = [(t, *part) for t, column in enumerate(columns) for part in shards.parts(column.count, batch_size, threads)]
     mine = [job for i, job in enumerate(jobs) if i % processes.count == processes.index]
     done = {job: tensors for job in mine if store and (tensors := store.load(_place(store, columns, job)))}
     before = set(done)
@@ -219,17 +219,6 @@ def walk(
         found.append(_unpack(column, parts, labels[: column.count]))
     report("done", 1.0)
     return clean, found
-
-
-def _parts(count: int, most: int, threads: int) -> list[tuple[int, int]]:
-    """First and last (not included) of the parts of so many images: as many for each thread, none above `most`.
-
-    >>> _parts(200, 128, 1), _parts(200, 128, 2)
-    ([(0, 128), (128, 200)], [(0, 100), (100, 200)])
-    """
-    rounds = -(-count // (most * threads))
-    size = most if threads == 1 else max(1, -(-count // (rounds * threads)))
-    return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _work(columns: Sequence[Column], job: tuple[int, int, int]) -> float:

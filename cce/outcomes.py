@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cce import shards
 from cce.config import check
 from cce.models import Ensemble, entropy, evaluating, log_mean_probability
 
@@ -70,14 +73,25 @@ class Outcome:
         return {f"S{code:0{n}b}": counts[code] / max(1, len(self.labels)) for code in reversed(range(2**n))}
 
 
-@torch.no_grad()
-def outcome(model: Ensemble, x: Tensor, labels: Tensor, batch_size: int = 500) -> Outcome:
-    """The float32 verdict of `model`, in evaluation mode, on `x` `(B, C, H, W)` in [0, 1]."""
-    log_p, members, entropies = [], [], []
-    with evaluating(model):
-        for part in x.split(batch_size):
-            logits = model.member_logits(part.contiguous(memory_format=torch.channels_last))
-            log_p.append(log_mean_probability(logits))
-            members.append(logits.argmax(-1))
-            entropies.append(entropy(logits.log_softmax(-1)))
+def outcome(
+    model: Ensemble, x: Tensor, labels: Tensor, batch_size: int = 500, before: Callable[[], None] | None = None
+) -> Outcome:
+    """The float32 verdict of `model`, in evaluation mode, on `x` `(B, C, H, W)` in [0, 1].
+
+    `before` is called before each part of at most `batch_size` images, by one thread at a time; it may raise to stop.
+    """
+    lock = threading.Lock()
+
+    @torch.no_grad()
+    def said(part: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        shards.go_on()
+        if before:
+            with lock:
+                before()
+        logits = model.member_logits(x[slice(*part)].contiguous(memory_format=torch.channels_last))
+        return log_mean_probability(logits), logits.argmax(-1), entropy(logits.log_softmax(-1))
+
+    with evaluating(model):  # once for all threads
+        parts = shards.each(said, shards.parts(len(x), batch_size, shards.threads(x.device)), x.device)
+        log_p, members, entropies = zip(*parts or [said((0, 0))], strict=True)
     return Outcome(torch.cat(log_p), torch.cat(members, dim=1), labels, torch.cat(entropies, dim=1))

@@ -34,9 +34,11 @@ def use(threads: int | None) -> None:
     _wanted = threads
 
 
-def threads() -> int:
-    """How many threads share parts; one where this is such a thread itself."""
-    return 1 if getattr(_here, "inside", False) else _wanted or torch.get_num_threads()
+def threads(device: torch.device) -> int:
+    """How many threads share parts on a device; one where this is such a thread itself, or the device no CPU."""
+    if device.type != "cpu" or getattr(_here, "inside", False):
+        return 1
+    return _wanted or torch.get_num_threads()
 
 
 def each(function: Callable[[P], R], parts: Sequence[P], device: torch.device) -> list[R]:
@@ -47,7 +49,7 @@ def each(function: Callable[[P], R], parts: Sequence[P], device: torch.device) -
     Raises:
         Exception: that of the first part that failed; the others are told at their next `go_on`.
     """
-    count = min(threads(), len(parts)) if device.type == "cpu" else 1
+    count = min(threads(device), len(parts))
     if count <= 1:
         return [function(part) for part in parts]
     own, left = torch.get_num_threads(), threading.Event()
@@ -58,6 +60,17 @@ def each(function: Callable[[P], R], parts: Sequence[P], device: torch.device) -
         left.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(own)  # what a thread sets for itself is also the start of every new one
+
+
+def parts(count: int, most: int, threads: int) -> list[tuple[int, int]]:
+    """First and last (not included) of the parts of so many images: as many for each thread, none above `most`.
+
+    >>> parts(200, 128, 1), parts(200, 128, 2)
+    ([(0, 128), (128, 200)], [(0, 100), (100, 200)])
+    """
+    rounds = max(1, -(-count // (most * threads)))
+    size = most if threads == 1 else max(1, -(-count // (rounds * threads)))
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def go_on() -> None:

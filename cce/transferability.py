@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cce.attacks import attack
 from cce.config import AttackConfig, check, from_json
 from cce.evaluation import Outcome, outcome
+from cce.in_parts import Ticks, attack_in_parts
 from cce.models import Ensemble
 
-Ticks = Callable[[int, int], None]
-"""Called as `progress(done, total)` in images, after every step of an attack; it may raise to stop the work."""
-
 _BATCH = 32
-"""Images attacked at a time: a step on them takes well under a second on two cores."""
+"""Images that are judged at a time: between two one can stop."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def study(
     x_adv, outcomes = x, []
     for i, target in enumerate([*(f"member {m + 1}" for m in range(n)), "ensemble"]):
         ticks = _shifted(progress, i * len(x), (n + 1) * len(x))
-        x_adv = _examples(model, x, labels, replace(config, target=target), seed, ticks)
+        x_adv = attack_in_parts(model, x, labels, replace(config, target=target), seed=seed, progress=ticks)
         outcomes.append(_verdict(model, x_adv, labels, ticks))
     clean = _verdict(model, x, labels, _shifted(progress, (n + 1) * len(x), (n + 1) * len(x)))
     found = from_outcomes(clean, outcomes, replace(config, target="ensemble"))
@@ -250,41 +246,16 @@ def black_box(
     rows = []
     for i, source in enumerate(models.values()):
         ticks = _shifted(progress, i * len(x), len(models) * len(x))
-        x_adv = _examples(source, x, labels, config, seed, ticks)
+        x_adv = attack_in_parts(source, x, labels, config, seed=seed, progress=ticks)
         rows.append(tuple(_verdict(m, x_adv, labels, ticks).accuracy for m in models.values()))
     ticks = _shifted(progress, len(models) * len(x), len(models) * len(x))
     natural = tuple(_verdict(m, x, labels, ticks).accuracy for m in models.values())
     return BlackBox(tuple(models), len(x), config, natural, tuple(rows))
 
 
-def _examples(
-    model: Ensemble, x: Tensor, labels: Tensor, config: AttackConfig, seed: int, progress: Ticks | None
-) -> Tensor:
-    """The attack's examples, with a tick after each step of each batch."""
-    if progress is None:
-        return attack(model, x, labels, config, seed=seed)
-    finished = 0
-
-    def step(i: int, batch: Tensor) -> None:
-        progress(finished + len(batch) * min(i, config.steps) // (config.steps + 1), len(x))
-
-    def batch_done(done: int, total: int) -> None:
-        nonlocal finished
-        finished = done
-        progress(done, total)
-
-    return attack(model, x, labels, config, seed=seed, batch_size=_BATCH, watch=step, progress=batch_done)
-
-
 def _verdict(model: Ensemble, x: Tensor, labels: Tensor, progress: Ticks | None) -> Outcome:
     """What the ensemble says, with a tick before each batch: all the images are done when it begins."""
-    parts = []
-    for i in range(0, len(x), _BATCH):
-        if progress:
-            progress(len(x), len(x))
-        parts.append(outcome(model, x[i : i + _BATCH], labels[i : i + _BATCH]))
-    log_p = torch.cat([p.log_probability for p in parts])
-    return Outcome(log_p, torch.cat([p.member_labels for p in parts], dim=1), labels)
+    return outcome(model, x, labels, _BATCH, progress and (lambda: progress(len(x), len(x))))
 
 
 def _shifted(progress: Ticks | None, before: int, total: int) -> Ticks | None:

@@ -75,7 +75,7 @@ def test_no_attack_is_run(studio: Studio, monkeypatch: pytest.MonkeyPatch):
         raise AssertionError("an attack was run")
 
     monkeypatch.setattr(service, "_kept", [None, None, None])
-    monkeypatch.setattr("cce.bench.attack", refuse)
+    monkeypatch.setattr("cce.bench.attack_in_parts", refuse)
     monkeypatch.setattr("cce.bench.outcome", refuse)
     monkeypatch.setattr(attacks, "attack", refuse)
     assert service.page(studio).tables
