@@ -50,16 +50,21 @@ WORKING = "Working it out …"
 """What stands in the place of a figure until it is there."""
 
 
-def choice_of(dropdown: gr.Dropdown) -> gr.Button:
+def choice_of(dropdown: gr.Dropdown, again: bool = False) -> gr.Button:
     """What is clicked, out of sight, once for every choice of something else in a list; by the visitor alone.
 
     The list's own `input` comes twice for one choice, and once more whenever the focus leaves the list: what it
     starts would run twice, and undo what was typed since when somebody walks past with the Tab key.
+
+    Args:
+        dropdown: the list.
+        again: a click on what is chosen already counts too.
     """
     if dropdown not in _chosen:
         name = f"chosen-{dropdown._id}"
         _chosen[dropdown] = gr.Button(visible="hidden", elem_id=name)
-        for event, told in ((dropdown.focus, "focused"), (dropdown.input, "chose")):
+        told_by = [(dropdown.focus, "focused"), (dropdown.input, "chose")]
+        for event, told in [(dropdown.select, "picked"), *told_by] if again else told_by:
             event(None, [dropdown], None, js=f"(value) => window.cceStudio.{told}({name!r}, value)", **PRIVATE)
     return _chosen[dropdown]
 

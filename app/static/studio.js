@@ -109,6 +109,7 @@
   // button out of sight instead, which is pressed once for every other value.
   const values = new Map();
   function focused(list, value) { values.set(list, value); }
+  function picked(list) { values.delete(list); }
   function chose(list, value) {
     if (values.get(list) === value) return;
     values.set(list, value);
@@ -141,6 +142,6 @@
   }
 
   window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp,
-    focused, chose, numbered };
+    focused, picked, chose, numbered };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

@@ -264,7 +264,7 @@ def _wire(studio: Studio, form: Form) -> None:
     again = dict(fn=spoken(described), inputs=form.typed, outputs=told, trigger_mode="always_last", **QUIET)
     events = [form.name.change, form.device.input, form.lines.change, *(f.input for f in fields.values())]
     gr.on(events, **again)
-    choice_of(form.base).click(spoken(of_base), [form.base], everything, **QUIET).then(**again)
+    choice_of(form.base, again=True).click(spoken(of_base), [form.base], everything, **QUIET).then(**again)
     goes_with = [fields["epsilon_low"], fields["epsilon_high"], fields["flip"]]
     choice_of(fields["dataset"]).click(spoken(of_data_set), [fields["dataset"]], goes_with, **QUIET).then(**again)
     fields["method"].change(weights, [fields["method"]], [fields["lambda_pm"], fields["lambda_dm"]], **QUIET)

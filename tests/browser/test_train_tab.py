@@ -19,7 +19,7 @@ from cce.background import alive
 from cce.job import Job
 from cce.jobs import Jobs
 from running_studio import RunningStudio
-from studio_page import WAIT
+from studio_page import WAIT, put
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -229,6 +229,20 @@ def test_names_that_cannot_be_are_refused_in_words(app: App, visit: Callable[...
         expect(page.locator(".toast-body").last).to_contain_text(words)
         assert "Traceback" not in page.content()
     assert app.jobs.all() == []
+
+
+def test_the_form_keeps_what_was_typed_until_a_preset_is_chosen(app: App, visit: Callable[..., Page]):
+    page = visit(app)
+    seed = page.locator("#train-seed input")
+    put(seed, "11")
+    for name in ("base", "dataset"):
+        page.locator(f"#train-{name} input").focus()
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    expect(seed).to_have_value("11")
+    page.locator("#train-base input").click()
+    page.get_by_role("option", name=page.locator("#train-base input").input_value(), exact=True).click()
+    expect(seed).to_have_value("0")  # the same one again: from its start
 
 
 def test_a_public_space_does_not_train(apps: Callable[..., App], visit: Callable[..., Page]):
