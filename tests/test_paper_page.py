@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_the_page_is_made_once_until_something_changes(studio: Studio, page: ser
     folder.mkdir()
     (folder / "black-box.json").write_text(json.dumps({"records": []}))
     assert service.page(studio) is not again
+
+
+def test_an_ensemble_of_ones_own_data_is_no_part_of_the_paper(studio: Studio):
+    folder = studio.registry.get("rm").folder.parent / "pets"
+    model = Ensemble(ModelConfig("resnet8", 2, 3, (3, 32, 32))).eval()
+    checkpoints.save(Checkpoint("pets", model, "pets", ("cat", "dog", "emu"), CCE_RM, {}), folder)
+    try:
+        assert "pets" in [entry.id for entry in studio.registry.entries()]
+        assert sorted(service.page(studio).ensembles) == ["dm", "rm"]
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_damaged_measurement_is_no_number_and_no_failure(studio: Studio):

@@ -79,7 +79,7 @@ def _read(studio: Studio, made: list[Checkpoint], damaged: list[str]) -> Page:
     found = orders(tables)
     found.sort(key=lambda order: (order.verdict != REVERSED, order.verdict != HOLDS))
     detection = {k: v for k, v in rows.items() if v}
-    return Page(tables, curves, found, detection, trades(made), [c.id for c in made], damaged)
+    return Page(tables, curves, found, detection, trades(made), [c.id for c in bench.checkpoints], damaged)
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:
