@@ -113,6 +113,8 @@
   function chose(list, value) {
     if (values.get(list) === value) return;
     values.set(list, value);
+    hold(); // until those who listen to the button have had time to do so themselves
+    setTimeout(release, 200);
     document.querySelector(`#${list}`)?.click();
   }
   // A table that was unfolded stays so when its panel is filled anew.
