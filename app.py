@@ -16,6 +16,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import cce  # noqa: F401  before PyTorch: it says how its threads wait
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 if home := os.environ.get("CCE_STUDIO_HOME"):
     os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(home).expanduser() / "tmp"))

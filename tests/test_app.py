@@ -67,3 +67,19 @@ def test_without_its_package_mcp_says_how_to_get_it(tmp_path: Path):
     done = run("--mcp", "--port", str(port), PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert "pip install mcp==1.30.0" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch computes with libgomp on Linux")
+def test_the_threads_of_a_team_look_for_work_only_so_often_unless_told_otherwise():
+    """Beside other processes libgomp's own number is slower by ten; it reads the variable as PyTorch is imported."""
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    for told, found in (({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
+        done = subprocess.run(
+            [sys.executable, "-m", "cce", "models", "--help"],
+            cwd=ROOT,
+            env=env | told | {"OMP_DISPLAY_ENV": "VERBOSE"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"GOMP_SPINCOUNT = '{found}'" in done.stderr
