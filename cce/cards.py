@@ -215,12 +215,13 @@ BLIND = 0.95
 
 def _blind_spot(c: Checkpoint) -> list[str]:
     """The attack that ignores the detector and is told worst, where it is not told well."""
-    told = [row for row in c.metrics.get("attacks", []) if row.get("auc") is not None]
+    plain = [*c.metrics.get("attacks", []), *c.metrics.get("slow", [])]
+    told = [row for row in plain if row.get("auc") is not None]
     worst = min(told, key=lambda row: row["auc"], default=None)
     if worst is None or worst["auc"] >= BLIND:
         return []
     name = next(title for title, row in measured_rows(c.metrics) if row is worst)
-    return [f"- It is blind to some attacks that do not even know of it: AUC {worst['auc']:.4f} under {name}."]
+    return [f"- Some attacks pass it without even knowing of it, most of all {name}: AUC {worst['auc']:.4f}."]
 
 
 TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")
