@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def percent(value: float | None) -> str:
     """A fraction as percent for the eye.
 
-    >>> percent(0.4567), percent(None)
-    ('45.7 %', 'n/a')
+    >>> percent(0.4567), percent(-1e-9), percent(None)
+    ('45.7 %', '0.0 %', 'n/a')
     """
-    return "n/a" if value is None else f"{100 * value:.1f} %"
+    return "n/a" if value is None else f"{100 * value:z.1f} %"
 
 
 def model_card(checkpoint: Checkpoint) -> str:
