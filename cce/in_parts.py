@@ -46,13 +46,14 @@ def attack_in_parts(
         first, last = part
 
         def step(i: int, _: Tensor) -> None:
-            told(first, (last - first) * min(i, config.steps) // (config.steps + 1))
+            told(first, (last - first) * min(i, config.steps) // ((config.steps + 1) * config.restarts))
 
         def finished(done: int, _: int) -> None:
             told(first, done)
 
         rows, numbers = slice(first, last), range(first, last)
-        return attack(model, x[rows], labels[rows], config, seed=seed, watch=step, progress=finished, numbers=numbers)
+        given = dict(seed=seed, batch_size=last - first, watch=step, progress=finished, numbers=numbers)
+        return attack(model, x[rows], labels[rows], config, **given)
 
     with evaluating(model):  # once for all threads
         found = shards.each(made, parts, x.device)

@@ -30,7 +30,9 @@ class Apart:
     """Runs functions one at a time in a process of its own, which stays for the next one.
 
     What it has compiled is kept with it. Told to stop, the process is ended, whatever it does, and the next function
-    gets a fresh one. Functions, arguments and results travel by pickle.
+    gets a fresh one. Functions, arguments and results travel by pickle, through a pipe without a name that only this
+    process and the one it started hold: nothing from outside is ever read so. (`Connection.send` would put tensors
+    into shared memory, which a killed process leaves behind.)
     """
 
     def __init__(self) -> None:

@@ -214,6 +214,47 @@ def test_attack_takes_the_picture_that_was_just_picked(open_page: Callable[..., 
     expect(page.locator("#download a.picture")).to_be_visible()
 
 
+def test_a_pick_that_is_overtaken_on_its_way_is_left_out(open_page: Callable[..., Page], caught: Caught):
+    page = open_page()
+    choose_model(page, "#model", caught.model)
+    expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first},")
+    page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.fetch = async (where, what) => {
+                const slow = String(what?.body).includes('"event_data":{"index":3');
+                if (slow) await new Promise((go) => setTimeout(go, 1500));
+                return send(where, what);
+            };
+        }"""
+    )
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.post_data or "") if "/queue/join" in request.url else None)
+    for place in (3, 5):
+        page.locator("#gallery button.thumbnail-item").nth(place).click()
+    page.locator("#attack-go").click()
+    expect(page.locator("#download a.picture")).to_be_visible()
+    expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first + 5},")
+    picks = [place for said in asked for place in (3, 5) if f'"event_data":{{"index":{place}' in said]
+    assert picks == [5, 3]
+
+
+def test_an_upload_is_judged_by_what_its_visitor_says_it_is(open_page: Callable[..., Page]):
+    page = open_page()
+    page.get_by_role("tab", name="Upload").first.click()
+    page.locator("#samples button.thumbnail-item").first.click()
+    expect(page.locator("#label")).to_be_visible()
+    expect(page.locator("#verdict")).not_to_contain_text("true class")
+    choose(page, "label", "truck")
+    expect(page.locator("#verdict")).to_contain_text("true class truck")
+    attack(page)
+    expect(page.locator("#verdict")).to_contain_text("true class truck")
+    page.get_by_role("tab", name="Gallery").first.click()
+    page.locator("#gallery button.thumbnail-item").nth(2).click()
+    expect(page.locator("#verdict")).to_contain_text("Test picture 2, true class ship")
+    expect(page.locator("#label")).to_be_hidden()
+
+
 def test_walking_past_the_lists_with_the_keyboard_changes_nothing(open_page: Callable[..., Page], caught: Caught):
     page = open_page()
     choose_model(page, "#model", caught.model)
