@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -54,3 +55,12 @@ def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
     page = open_page(width=390, height=844, color_scheme="dark")
     open_tab(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    words = """() => Array.from(document.querySelectorAll("#surface-pictures h3"), (heading) => {
+        const range = document.createRange();
+        range.selectNodeContents(heading);
+        const {left, right} = range.getBoundingClientRect();
+        return [left, right];
+    })"""
+    page.wait_for_function("document.querySelector('#surface-pictures .between-factor')")
+    placed = page.evaluate(words)
+    assert len(placed) == 3 and all(a[1] < b[0] for a, b in pairwise(placed)), "one heading stands on another"
