@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from cce.checkpoints import CheckpointError
-from cce.commands import Commands, analysis, evaluation, models, pictures, training
+from cce.commands import Commands, analysis, comparison, evaluation, models, pictures, training
 from cce.config import ConfigError
 from cce.data import DataError
 from cce.pictures import PictureError
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="python -m cce", description="Train, attack and evaluate CCE ensembles.")
     commands = Commands(parser)
-    for topic in (training, evaluation, pictures, analysis, models):
+    for topic in (training, evaluation, comparison, pictures, analysis, models):
         topic.add(commands)
     return parser
 

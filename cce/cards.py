@@ -22,7 +22,7 @@ def percent(value: float | None) -> str:
 def model_card(checkpoint: Checkpoint) -> str:
     """Markdown with Hub front matter: how it was made, what was measured, what it cannot do."""
     parts = [_front_matter(checkpoint), _summary(checkpoint), _making(checkpoint), _measured(checkpoint)]
-    parts += [_sanity(checkpoint), _limits(checkpoint)]
+    parts += [_sanity(checkpoint), _equal_terms(checkpoint), _limits(checkpoint)]
     return "\n".join(p for p in parts if p)
 
 
@@ -178,6 +178,28 @@ def _sanity(c: Checkpoint) -> str:
         return ""
     lines = ["## Sanity", "", f"Signs of masked gradients, around {found['attack']}, robust accuracies:", ""]
     lines += [f"- {line.removeprefix('Sanity, ')}" for line in sanity_lines(c.metrics)]
+    return "\n".join(lines) + "\n"
+
+
+def _equal_terms(c: Checkpoint) -> str:
+    from cce.equal_terms import family_of
+
+    family = family_of(c)
+    if family is None:
+        return ""
+    lines = [
+        "## On equal terms",
+        "",
+        f"Ensembles of this recipe, the loss apart; {family.describe()}:",
+        "",
+        "| ensemble | loss | natural | robust accuracy | S1..1 | minutes of training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in family.standings:
+        figures = " | ".join(percent(v) for v in (s.natural, s.robust, s.all_right))
+        lines.append(f"| {s.id} | {s.defense} | {figures} | {s.minutes:.0f} |")
+    if family.comparisons:
+        lines += ["", *(f"- {one.describe()}" for one in family.comparisons)]
     return "\n".join(lines) + "\n"
 
 

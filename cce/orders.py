@@ -48,6 +48,15 @@ class Order:
         )
 
 
+def verdict(difference: float, margin: float) -> str:
+    """What a difference says of the order in which its two numbers are printed, `margin` being its 95% one.
+
+    >>> verdict(0.05, 0.02), verdict(-0.05, 0.02), verdict(0.01, 0.02)
+    ('holds', 'the other way round', 'within the margin of error')
+    """
+    return UNCLEAR if abs(difference) < margin else HOLDS if difference > 0 else REVERSED
+
+
 def orders(measured: Iterable[tuple[Item, Sequence[Result]]]) -> list[Order]:
     """Every pair of a row of the accuracy tables that is measured under the same attack, each pair once.
 
@@ -76,7 +85,6 @@ def _of_row(item: Item, row: Sequence[Result]) -> Iterator[tuple[object, Order]]
         values = (first.measured, second.measured)
         margin = math.hypot(first.margin or 0, second.margin or 0)
         difference = values[0] - values[1]  # type: ignore[operator]
-        verdict = UNCLEAR if abs(difference) < margin else HOLDS if difference > 0 else REVERSED
         differs = tuple(dict.fromkeys([*first.differs, *second.differs]))
         yield (
             (first.checkpoint, second.checkpoint, first.attack),
@@ -89,7 +97,7 @@ def _of_row(item: Item, row: Sequence[Result]) -> Iterator[tuple[object, Order]]
                 values,  # type: ignore[arg-type]
                 margin,
                 (first.n, second.n),  # type: ignore[arg-type]
-                verdict,
+                verdict(difference, margin),
                 differs,
             ),
         )

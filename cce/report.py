@@ -12,6 +12,7 @@ from cce import drawing
 from cce.cards import percent
 from cce.cells import AT_RELEASE, MEASURED, ItemResult, Result
 from cce.config import check
+from cce.equal_terms import Family
 from cce.figures import KIND_TITLES, Figure
 from cce.orders import Order
 from cce.runs import write_atomically
@@ -86,7 +87,7 @@ def reproduction(result: dict[str, Any]) -> str:
     head += "".join(f"<p>{escape(line)}.</p>" for line in result["left_out"])
     everything = [*result["items"], *result["others"]]
     links = "".join(f'<a href="#{escape(i.id)}">{escape(i.name)}</a>' for i in everything)
-    parts = [head, f"<nav>{links}</nav>", _orders(result["orders"])]
+    parts = [head, f"<nav>{links}</nav>", _orders(result["orders"]), _families(result["families"])]
     for k, item in enumerate(everything):
         parts.append(_item(item, k))
     return page("The paper's tables and figures, beside our own measurement", parts)
@@ -98,6 +99,27 @@ def _orders(found: Sequence[Order]) -> str:
         return ""
     lines = "".join(f"<li>{escape(order.describe())}</li>" for order in found)
     return f'<section id="orders"><h2>Does the printed order hold?</h2><ul>{lines}</ul></section>\n'
+
+
+def _families(found: Sequence[Family]) -> str:
+    """Ensembles that one recipe made, the loss apart."""
+    if not found:
+        return ""
+    parts = []
+    for family in found:
+        rows = [
+            f"<th scope='row'>{escape(s.id)}</th><td>{escape(s.defense)}</td>"
+            + "".join(f'<td class="number">{percent(v)}</td>' for v in (s.natural, s.robust, s.all_right))
+            + f'<td class="number">{s.minutes:.0f}</td>'
+            for s in family.standings
+        ]
+        heads = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]
+        lines = "".join(f"<li>{escape(one.describe())}</li>" for one in family.comparisons)
+        parts.append(
+            f"<p>{escape(family.describe())}</p>{_table(heads, [f'<tr>{r}</tr>' for r in rows])}<ul>{lines}</ul>"
+        )
+    note = '<p class="note">One recipe, the same seed and as many images; only the loss differs.</p>'
+    return f'<section id="equal-terms"><h2>On equal terms</h2>{note}{"".join(parts)}</section>\n'
 
 
 def _item(item: ItemResult, k: int) -> str:

@@ -14,6 +14,7 @@ from cce.bench import Bench, device_of
 from cce.cells import STATUSES, measure
 from cce.checkpoints import machine_name, version_of_cce
 from cce.data import DATASETS
+from cce.equal_terms import families
 from cce.item_figures import with_figures
 from cce.orders import orders
 from cce.other_ensembles import others
@@ -32,8 +33,8 @@ def reproduce(
 
     Returns:
         `items` (`ItemResult`s), `others` (the same for ensembles that are not in the paper), `orders`
-        (see `cce.orders`), `counts` (cells by status), `settings`, `checkpoints` (the ids of those measured),
-        `left_out` (a line for each of the others).
+        (see `cce.orders`), `families` (ensembles on equal terms, see `cce.equal_terms`), `counts` (cells by
+        status), `settings`, `checkpoints` (the ids of those measured), `left_out` (a line for each of the others).
     """
     tell = report or (lambda what, fraction: None)
     done, total = 0, sum(len(i.cells) for i in chosen) + 1
@@ -56,6 +57,7 @@ def reproduce(
         "items": results,
         "others": beside,
         "orders": orders(zip(chosen, (r.cells for r in results), strict=True)),
+        "families": families(bench.checkpoints),
         "counts": counts,
         "settings": settings,
         "checkpoints": [c.id for c in bench.checkpoints],

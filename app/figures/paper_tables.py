@@ -10,6 +10,7 @@ from app.figures.values import fold, table
 from app.services.trade import Row, Trade
 from cce.cards import percent
 from cce.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
+from cce.equal_terms import Comparison, Family
 from cce.orders import HOLDS, REVERSED, UNCLEAR, Order
 from cce.paper import Item
 
@@ -113,6 +114,33 @@ def order_list(found: Sequence[Order]) -> str:
         "the paper's were: see which settings differ."
     )
     return f'<p class="studio-note">{words}</p>{table("Percent right under the same attack", head, rows)}'
+
+
+def family(one: Family) -> str:
+    """Ensembles that differ in their loss alone, and what is said of CCE-RM beside the others."""
+    head = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]
+    rows = [
+        [s.id, s.defense, percent(s.natural), percent(s.robust), percent(s.all_right), f"{s.minutes:.0f}"]
+        for s in one.standings
+    ]
+    shown = table(one.describe(), head, rows)
+    return shown + (_compared(one.comparisons, one.paired) if one.comparisons else "")
+
+
+def _compared(comparisons: Sequence[Comparison], paired: bool) -> str:
+    head = ["measure", "printed above", "measured", "margin", "verdict"]
+    rows = [
+        [
+            c.measure,
+            " over ".join(c.losses),
+            ", ".join(percent(v) for v in c.values),
+            f"{100 * c.margin:.1f}",
+            _VERDICTS[c.verdict],
+        ]
+        for c in comparisons
+    ]
+    how = "image by image" if paired else "as if each had images of its own, which is wider than need be"
+    return table(f"What the paper prints (Tables 3 to 5) and what holds here; 95% margins, {how}", head, rows)
 
 
 def curves(items: Sequence[tuple[Item, Sequence[Result]]]) -> str:

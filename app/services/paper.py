@@ -15,6 +15,7 @@ from cce.bench import Bench
 from cce.cells import MEASURED, NOT_RECORDED, STATUSES, Result, measure
 from cce.checkpoints import Checkpoint, CheckpointError
 from cce.config import ConfigError
+from cce.equal_terms import Family, families
 from cce.item_figures import released_detection
 from cce.measurements import MEASUREMENTS
 from cce.orders import HOLDS, REVERSED, Order, orders
@@ -35,14 +36,16 @@ _kept: list[Any] = [None, None, None]  # what the last page was made from, the p
 class Page:
     """All that the tab shows.
 
-    `detection` has the rows of each ensemble in detection mode, `curves` the cells of Figures 3 and 4, `trades` the
-    recipes for detection side by side, `damaged` the ensembles that cannot be read.
+    `detection` has the rows of each ensemble in detection mode, `curves` the cells of Figures 3 and 4, `families` the
+    ensembles that differ in their loss alone, `trades` the recipes for detection side by side, `damaged` the ensembles
+    that cannot be read.
     """
 
     tables: list[tuple[Item, list[Result]]]
     curves: list[tuple[Item, list[Result]]]
     orders: list[Order]
     detection: dict[str, list[dict[str, Any]]]
+    families: list[Family]
     trades: list[Trade]
     ensembles: list[str]
     damaged: list[str]
@@ -79,7 +82,16 @@ def _read(studio: Studio, made: list[Checkpoint], damaged: list[str]) -> Page:
     found = orders(tables)
     found.sort(key=lambda order: (order.verdict != REVERSED, order.verdict != HOLDS))
     detection = {k: v for k, v in rows.items() if v}
-    return Page(tables, curves, found, detection, trades(made), [c.id for c in bench.checkpoints], damaged)
+    used = [c.id for c in bench.checkpoints]
+    return Page(tables, curves, found, detection, _families(bench.checkpoints), trades(made), used, damaged)
+
+
+def _families(made: Sequence[Checkpoint]) -> list[Family]:
+    try:
+        return families(made)
+    except ConfigError as error:
+        log.warning("ensembles are not compared: %s", error)
+        return []
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:

@@ -32,6 +32,10 @@ _TRADE = (
     "knows of it passes, above all with smooth changes. A hardened recipe trains on smooth attacks and on noisy clean "
     "pictures too. What it gains, and what it costs:"
 )
+_EQUAL = (
+    "The tables are of ensembles of many recipes. These were made by one: the same epochs, attack in training, seed "
+    "and number of images; only the loss differs, and with it the time that a step takes."
+)
 _READING = waiting("Reading what ships with the ensembles …", 16)
 
 
@@ -66,8 +70,15 @@ def _tables(page: service.Page) -> str:
     shown = "".join(paper_tables.item(item, results, service.counts(results)) for item, results in page.tables)
     return (
         f'<p class="studio-note">Ensembles: {escape(used)}.{damaged}</p><h3>Does the printed order hold?</h3>'
-        f"{paper_tables.order_list(page.orders)}{_trades(page)}<h3>Tables</h3>{shown}"
+        f"{paper_tables.order_list(page.orders)}{_families(page)}{_trades(page)}<h3>Tables</h3>{shown}"
     )
+
+
+def _families(page: service.Page) -> str:
+    if not page.families:
+        return ""
+    shown = "".join(paper_tables.family(one) for one in page.families)
+    return f'<h3 id="equal-terms">On equal terms</h3><p class="studio-note">{_EQUAL}</p>{shown}'
 
 
 def _trades(page: service.Page) -> str:

@@ -259,7 +259,7 @@ def reproduce(options: argparse.Namespace) -> int:
         result = measure(chosen, bench, tell)
     record = {k: result[k] for k in ("settings", "counts", "checkpoints", "left_out")}
     record |= {k: [item.to_json() for item in result[k]] for k in ("items", "others")}
-    record["orders"] = [asdict(order) for order in result["orders"]]
+    record |= {k: [asdict(one) for one in result[k]] for k in ("orders", "families")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, report.reproduction(result))
     beside = options.out.with_suffix(".json")
@@ -274,6 +274,10 @@ def reproduce(options: argparse.Namespace) -> int:
                 print(f"{c.id:58} {printed}measured {c.measured} (n = {c.n}, {c.status}, {c.checkpoint})")
     for order in result["orders"]:
         print(order.describe())
+    for family in result["families"]:
+        print(f"On equal terms: {family.describe()}")
+        for one in family.comparisons:
+            print(one.describe())
     print(", ".join(f"{result['counts'][s]} {s}" for s in STATUSES if result["counts"][s]))
     print(f"{options.out} and {beside}")
     return 0
