@@ -64,7 +64,7 @@ class Comparison:
             UNCLEAR: f"the difference is within its margin of {100 * self.margin:.1f}",
         }[self.verdict]
         both = ", ".join(f"{loss} {100 * v:.1f} %" for loss, v in zip(self.losses, self.values, strict=True))
-        return f"{self.measure}: {both}: {said}."
+        return f"{self.measure[0].upper()}{self.measure[1:]}: {both}: {said}."
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _compare(standings: Sequence[Standing], width: Callable[[Standing, Standing,
     others = [s for name in BELOW for s in standings if s.defense == name]
     for one in (s for s in standings if s.defense == CCE_RM.name):
         for other in others:
-            for which, (measure, key) in enumerate((("Robust accuracy", "robust"), ("S1..1", "all_right"))):
+            for which, (measure, key) in enumerate((("robust accuracy", "robust"), ("S1..1", "all_right"))):
                 values, wide = (getattr(one, key), getattr(other, key)), width(one, other, which)
                 said = verdict(values[0] - values[1], wide)
                 losses = one.defense, other.defense

@@ -188,7 +188,7 @@ def test_tab_and_report_show_it(saved):
     (family,) = families(saved)
     shown = paper_tables.family(family)
     assert "6,400 images seen in training" in shown
-    assert "<td>✓ holds</td>" in shown and "wider than need be" in shown
+    assert ">✓ holds</td>" in shown and "wider than need be" in shown
     result = reproduce([], Bench(saved, None, n=0, steps=0, adaptive=1, seed=0))
     assert result["families"] == [family]
     assert "Robust accuracy: CCE-RM 50.0 %, ADV-EN 40.0 %" in report.reproduction(result)

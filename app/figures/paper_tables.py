@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from app.figures.values import fold, table
+from app.figures.values import fold, framed, table
 from app.services.trade import Row, Trade
 from cce.cards import percent
 from cce.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
@@ -128,14 +128,13 @@ def family(one: Family) -> str:
 
 
 def _compared(comparisons: Sequence[Comparison], paired: bool) -> str:
-    head = ["measure", "printed above", "measured", "margin", "verdict"]
+    head = [f"{comparisons[0].losses[0]} is printed above", "verdict", "measured", "margin"]
     rows = [
         [
-            c.measure,
-            " over ".join(c.losses),
+            f"{c.losses[1]}, {c.measure}",
+            _VERDICTS[c.verdict],
             ", ".join(percent(v) for v in c.values),
             f"{100 * c.margin:.1f}",
-            _VERDICTS[c.verdict],
         ]
         for c in comparisons
     ]
@@ -173,10 +172,7 @@ def trade(one: Trade) -> str:
         cells = "".join(_traded(row, i) for i in range(len(row.values)))
         n = " and ".join(f"{n:,}" for n in dict.fromkeys(row.images))
         body += f'<tr><th scope="row">{escape(row.name)} <span class="n">n = {n}</span></th>{cells}</tr>'
-    return (
-        f'<div class="studio-scroll"><table class="studio-table trade"><caption>Measured at release; ★ the best of its '
-        f"row</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return framed("Measured at release; ★ the best of its row", f"<td></td>{head}", body, "trade")
 
 
 def _traded(row: Row, i: int) -> str:
@@ -252,7 +248,4 @@ def figure_list() -> str:
         for name, title, tab, command in FIGURES
     )
     head = "".join(f'<th scope="col">{h}</th>' for h in ("figure", "shows", "tab", "command line"))
-    return (
-        '<div class="studio-scroll"><table class="studio-table"><caption>Where each figure can be seen</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    return framed("Where each figure can be seen", head, rows)

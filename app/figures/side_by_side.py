@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.figures.palette import FLAG_MARK, mark, member_name, voices
 from app.figures.pictures import source
+from app.figures.values import framed
 from cce.pictures import to_png
 
 
@@ -82,13 +83,14 @@ def crossing(rows: Sequence[Any], label: str, note: str) -> str:
             f"<td>{row.said['entropy']:.2f} {flag}</td></tr>"
         )
     told = crossing_sentence(rows, label)
-    return (
-        f'<p class="studio-note">{escape(note)}</p><p class="outcome">{escape(told)}</p>'
-        f'<div class="studio-scroll"><table class="studio-table studio-crossing"><caption>What each says of the '
-        f'examples; the class is {escape(label)}</caption><thead><tr><th scope="col">example</th>{head}'
-        f'<th scope="col">subset</th><th scope="col">entropy, nats</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+    last = '<th scope="col">subset</th><th scope="col">entropy, nats</th>'
+    shown = framed(
+        f"What each says of the examples; the class is {label}",
+        f'<th scope="col">example</th>{head}{last}',
+        "".join(body),
+        "studio-crossing",
     )
+    return f'<p class="studio-note">{escape(note)}</p><p class="outcome">{escape(told)}</p>{shown}'
 
 
 def _cell(classes: Sequence[str], row: Sequence[float], right: bool) -> str:
