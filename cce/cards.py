@@ -105,6 +105,7 @@ def _training_attack(a: Any) -> str:
     words = f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
     if a.smooth:
         words += f"; {a.smooth:.0%} of each batch smooth, on grids of {', '.join(map(str, a.grids))}"
+    words += f"; {a.momentum:.0%} of each batch with momentum" if a.momentum else ""
     return words + (f"; noise on {a.noise:.0%} of benign images" if a.noise else "")
 
 

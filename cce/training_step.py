@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cce.attacks import Objective, ascend, loss_of, pgd_sign, smooth_perturbation
+from cce.attacks import Objective, ascend, linf_ball, loss_of, momentum, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
 from cce.losses import joint_members, loss_terms
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
@@ -43,8 +43,9 @@ def make_examples(
 ) -> Tensor:
     """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
 
-    The first `attack.smooth` of the whole batch, whose order is random, get smooth perturbations, the rest fine
-    ones: every batch holds both kinds, as batch norm could tell batches of one kind from those of the other.
+    The first `attack.smooth` of the whole batch, whose order is random, get smooth perturbations, the next
+    `attack.momentum` MIM's, the rest PGD's: every batch holds all kinds, as batch norm could tell batches of one kind
+    from those of another.
 
     Args:
         search: the copy that is attacked; its parameters take no gradient.
@@ -63,7 +64,8 @@ def make_examples(
     size = draw_attack(attack, generator)
     whole = len(x) * team.count
     smooth = round(attack.smooth * whole)
-    own = len(range(whole)[:smooth][team.index :: team.count])  # of these, this process's: the first of x
+    ends = [smooth, smooth + round(attack.momentum * whole)]
+    own, last = (len(range(whole)[:end][team.index :: team.count]) for end in ends)  # of x, up to there
     grid = draw_grid(attack, generator) if smooth else 0
     examples = []
     for member in targets:
@@ -77,18 +79,28 @@ def make_examples(
             found.append(smooth_examples(objective, x[:own], coarse, *size))
         if own < len(x):
             objective = loss_of(search, climbed[own:], member)
-            found.append(fine_examples(objective, x[own:], fine, *size))
+            found.append(fine_examples(objective, x[own:], fine, *size, mims=last - own))
         examples.append(torch.cat(found))
     return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
 
 
 def fine_examples(
-    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float
+    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float, mims: int = 0
 ) -> Tensor:
-    """PGD on every pixel, from the random start that `noise` `(B, C, H, W)` in [0, 1] gives."""
+    """PGD on every pixel, from the random start that `noise` `(B, C, H, W)` in [0, 1] gives; MIM on the first `mims`.
+
+    MIM starts at the images themselves (Table 3's has no random start).
+    """
     noise = noise.to(x, memory_format=torch.channels_last)
     start = (x + epsilon * (2 * noise - 1)).clamp(0, 1)
-    return pgd_sign(objective, x, start, epsilon=epsilon, step_size=step_size, steps=steps)
+    start[:mims] = x[:mims]
+    along = momentum(1.0)
+
+    def direction(gradient: Tensor) -> Tensor:
+        return torch.cat([along(gradient[:mims]), gradient[mims:].sign()]) if mims else gradient.sign()
+
+    project = linf_ball(x, epsilon)
+    return ascend(objective, start, step_size=step_size, steps=steps, direction=direction, project=project)
 
 
 def smooth_examples(

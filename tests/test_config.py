@@ -59,6 +59,8 @@ def train_config(**changes) -> TrainConfig:
         (lambda: TrainingAttack(epsilon=(0.01, 8)), "epsilon is 8; .*did you mean 8/255"),
         (lambda: TrainingAttack(reach=(0.0, 1.0)), "reach is 0.0; it must be above 0"),
         (lambda: TrainingAttack(smooth=1.5), "smooth is 1.5; it is a share from 0 to 1"),
+        (lambda: TrainingAttack(momentum=2), "momentum is 2; it is a share from 0 to 1"),
+        (lambda: TrainingAttack(smooth=0.7, momentum=0.5), "smooth and momentum are 0.7 and 0.5; .* at most 1"),
         (lambda: TrainingAttack(noise=-0.1), "noise is -0.1; it is a share from 0 to 1"),
         (lambda: TrainingAttack(grids=(4, 1)), "grids is .4, 1.; it lists the sides of coarse grids, each at least 2"),
         (

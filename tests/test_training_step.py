@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cce.attacks import attack as run_attack
 from cce.attacks import loss_of
 from cce.config import (
     ADP,
@@ -14,6 +15,7 @@ from cce.config import (
     CCE_DM,
     CCE_RM,
     NAT,
+    AttackConfig,
     Defense,
     Phase,
     TrainingAttack,
@@ -178,6 +180,39 @@ def test_a_team_makes_the_examples_of_one_process_however_the_smooth_ones_fall(s
         torch.testing.assert_close(part, alone[:, index::2], atol=1e-5, rtol=0)
     states = [g.get_state() for g in generators]
     assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+
+
+def test_a_share_of_each_batch_is_mims(trained, batch):
+    """With each kind alone the examples are MIM's and PGD's own; together every row is one of the two."""
+    model, (x, labels) = trained(2).requires_grad_(False), batch
+    settings = dict(steps=(4, 4), epsilon=(0.1, 0.1), reach=(2.0, 2.0))
+
+    def made(momentum: float):
+        attack = TrainingAttack(**settings, momentum=momentum)
+        return make_examples(model, x, labels, CCE_RM, attack, torch.Generator().manual_seed(0))
+
+    mim, pgd, mixed = made(1.0), made(0.0), made(0.25)
+    for n in range(2):
+        config = AttackConfig("mim", 0.1, 0.05, 4, target=f"member {n + 1}")
+        torch.testing.assert_close(mim[n], run_attack(model, x, labels, config), atol=1e-5, rtol=0)
+    share = round(0.25 * len(x))
+    torch.testing.assert_close(mixed[:, :share], mim[:, :share], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[:, share:], pgd[:, share:], atol=1e-5, rtol=0)
+    assert not torch.allclose(mim, pgd, atol=1e-3)
+
+
+@pytest.mark.parametrize("momentum", [1 / 6, 0.5])
+def test_a_team_shares_mims_part_too(momentum, trained, batch):
+    model, (x, labels) = trained(2).requires_grad_(False), (batch[0][:6], batch[1][:6])
+    attack = TrainingAttack((3, 3), (0.1, 0.1), (2.0, 2.0), smooth=1 / 3, grids=(2,), momentum=momentum)
+
+    def made(team):
+        generator = torch.Generator().manual_seed(0)
+        return make_examples(model, team.share(x), team.share(labels), CCE_RM, attack, generator, team)
+
+    alone = made(ALONE)
+    for index in range(2):
+        torch.testing.assert_close(made(Team(index, 2)), alone[:, index::2], atol=1e-5, rtol=0)
 
 
 def test_the_grids_of_smooth_examples_are_drawn():

@@ -123,10 +123,11 @@ class TrainingAttack:
     `steps` k, `epsilon` (pixel units), and `reach`: the step size is `reach * epsilon / k`, so the
     paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1.
 
-    Two additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
+    Three additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
     the share of each batch that is attacked with smooth perturbations, on a coarse grid whose side is drawn
-    from `grids` and upsampled bilinearly inside the same ball. `noise` is the share of benign images that get
-    random signs of a size drawn from 0 to the batch's epsilon, and keep their label.
+    from `grids` and upsampled bilinearly inside the same ball. `momentum` is the share that MIM attacks, with
+    the same steps. `noise` is the share of benign images that get random signs of a size drawn from 0 to the
+    batch's epsilon, and keep their label.
     """
 
     steps: tuple[int, int] = (10, 10)
@@ -135,6 +136,7 @@ class TrainingAttack:
     smooth: float = 0.0
     grids: tuple[int, ...] = (4, 8, 16)
     noise: float = 0.0
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "epsilon", "reach"):
@@ -144,9 +146,11 @@ class TrainingAttack:
         check_pixel_units("epsilon", self.epsilon[0])
         check_pixel_units("epsilon", self.epsilon[1])
         check(self.reach[0] > 0, f"reach is {self.reach[0]}; it must be above 0")
-        for name in ("smooth", "noise"):
+        for name in ("smooth", "noise", "momentum"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"{name} is {value}; it is a share from 0 to 1")
+        both = self.smooth + self.momentum
+        check(both <= 1, f"smooth and momentum are {self.smooth} and {self.momentum}; they share a batch, so at most 1")
         check(
             bool(self.grids) and min(self.grids) >= 2,
             f"grids is {self.grids}; it lists the sides of coarse grids, each at least 2",
