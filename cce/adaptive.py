@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cce.ascent import ascend, linf_ball, loss_of, wrong_margin
+from cce.ascent import agreement_on, ascend, linf_ball, loss_of, wrong_margin
 from cce.attack_task import Task, check_batch
 from cce.models import Ensemble, entropy, evaluating
 
@@ -138,10 +138,10 @@ def _agree_on(model: Ensemble, x: Tensor, target: Tensor, epsilon: float, steps:
         start = x.new_zeros((len(x), x.shape[1], grid, grid))
         project = lambda z: z.clamp(-epsilon, epsilon)  # noqa: E731
 
+    agreement = agreement_on(model, target)
+
     def objective(z: Tensor) -> Tensor:
-        logits = model.member_logits(picture(z))
-        losses = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(logits)), reduction="none")
-        return -losses.view(len(logits), -1).sum(0)
+        return agreement(picture(z))
 
     size = 2.5 * epsilon / steps
     z = ascend(objective, start, step_size=2 * size, steps=steps // 2, direction=torch.sign, project=project)

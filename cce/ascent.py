@@ -192,6 +192,11 @@ def loss_of(
     return Loss(model, labels, member, objective, toward)
 
 
+def agreement_on(model: Ensemble, target: Tensor) -> Objective:
+    """-sum_n C(f^n(x), t), `(B,)`: climbed, every member comes to say `target` `(B,)`, and the entropy falls."""
+    return lambda x: -member_losses(model.member_logits(x), target).sum(0)
+
+
 def wrong_margin(log_p: Tensor, labels: Tensor) -> Tensor:
     """The highest wrong class's log-probability minus the right one's, `(B,)`."""
     right = log_p.gather(1, labels[:, None])

@@ -106,6 +106,7 @@ def _training_attack(a: Any) -> str:
     if a.smooth:
         words += f"; {a.smooth:.0%} of each batch smooth, on grids of {', '.join(map(str, a.grids))}"
     words += f"; {a.momentum:.0%} of each batch with momentum" if a.momentum else ""
+    words += f"; {a.aware:.0%} of them knowing the detector" if a.aware else ""
     return words + (f"; noise on {a.noise:.0%} of benign images" if a.noise else "")
 
 

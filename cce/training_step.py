@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cce.attacks import Objective, ascend, linf_ball, loss_of, momentum, smooth_perturbation
+from cce.attacks import Objective, agreement_on, ascend, linf_ball, loss_of, momentum, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
 from cce.losses import joint_members, loss_terms
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
@@ -64,24 +64,47 @@ def make_examples(
     size = draw_attack(attack, generator)
     whole = len(x) * team.count
     smooth = round(attack.smooth * whole)
-    ends = [smooth, smooth + round(attack.momentum * whole)]
-    own, last = (len(range(whole)[:end][team.index :: team.count]) for end in ends)  # of x, up to there
+
+    def own(end: int) -> int:
+        """How many rows of x, this process's, are among the first `end` of the whole batch."""
+        return len(range(whole)[:end][team.index :: team.count])
+
+    parts = [slice(own(0), own(smooth)), slice(own(smooth), own(whole))]
+    mims = own(smooth + round(attack.momentum * whole)) - parts[1].start
+    knowing = [own(end - round(attack.aware * count)) for end, count in ((smooth, smooth), (whole, whole - smooth))]
     grid = draw_grid(attack, generator) if smooth else 0
+    wanted = likely_wrong(search, x, labels, generator) if attack.aware else labels
     examples = []
     for member in targets:
         climbed = labels if defense.reading == "paper" else predicted(search, x, member)
         # Drawn for the whole batch, whatever of it is this process's: the generators stay in step.
         coarse = team.share(torch.rand((smooth, x.shape[1], grid, grid), generator=generator))
         fine = team.share(torch.rand((whole - smooth, *x.shape[1:]), generator=generator), first=smooth)
+        losses = [_loss(search, climbed, wanted, member, p, k) for p, k in zip(parts, knowing, strict=True)]
         found = []
-        if own:
-            objective = loss_of(search, climbed[:own], member)
-            found.append(smooth_examples(objective, x[:own], coarse, *size))
-        if own < len(x):
-            objective = loss_of(search, climbed[own:], member)
-            found.append(fine_examples(objective, x[own:], fine, *size, mims=last - own))
+        if len(coarse):
+            found.append(smooth_examples(losses[0], x[parts[0]], coarse, *size))
+        if len(fine):
+            found.append(fine_examples(losses[1], x[parts[1]], fine, *size, mims=mims))
         examples.append(torch.cat(found))
     return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
+
+
+def _loss(search: Ensemble, labels: Tensor, wanted: Tensor, member: int | None, part: slice, knowing: int) -> Objective:
+    """What the rows `part` climb: their target's loss, from the row `knowing` on agreement on the class `wanted`."""
+    alone = loss_of(search, labels[part.start : knowing], member)
+    if knowing >= part.stop:
+        return alone
+    first, together = knowing - part.start, agreement_on(search, wanted[knowing : part.stop])
+    return lambda z: torch.cat([alone(z[:first]), together(z[first:])]) if first else together(z)
+
+
+@torch.no_grad()
+def likely_wrong(search: Ensemble, x: Tensor, labels: Tensor, generator: torch.Generator, among: int = 3) -> Tensor:
+    """One of the likeliest wrong classes of each image, `(B,)`: the batch's rank is drawn from the first `among`."""
+    ranked = search(x).scatter(1, labels[:, None], -float("inf")).argsort(1, descending=True)
+    drawn = int(torch.rand((), generator=generator).item() * among)
+    return ranked[:, min(drawn, ranked.shape[1] - 2)]
 
 
 def fine_examples(

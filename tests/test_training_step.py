@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cce.attacks import agreement_on, loss_of
 from cce.attacks import attack as run_attack
-from cce.attacks import loss_of
 from cce.config import (
     ADP,
     ADV_EN,
@@ -23,7 +23,7 @@ from cce.config import (
 from cce.losses import loss_terms
 from cce.models import SearchCopy
 from cce.parallel import ALONE, Team
-from cce.training_step import draw_grid, make_examples, make_optimizer, noisy, train_step
+from cce.training_step import draw_grid, likely_wrong, make_examples, make_optimizer, noisy, train_step
 from tiny_runs import ATTACK, tiny_config
 
 
@@ -201,10 +201,42 @@ def test_a_share_of_each_batch_is_mims(trained, batch):
     assert not torch.allclose(mim, pgd, atol=1e-3)
 
 
+def test_a_share_of_each_kind_knows_the_detector(trained, batch):
+    """Their examples bring all members nearer to one wrong class; the others are what they are without them."""
+    model, (x, labels) = trained(2).requires_grad_(False), batch
+    settings = dict(steps=(6, 6), epsilon=(0.15, 0.15), reach=(2.0, 2.0), smooth=0.5, grids=(2,))
+
+    def made(aware: float):
+        attack = TrainingAttack(**settings, aware=aware)
+        return make_examples(model, x, labels, CCE_RM, attack, torch.Generator().manual_seed(0))
+
+    some, all_of_them = made(0.5), made(1.0)
+    rows = torch.arange(len(x))
+    knowing = (rows % 8) >= 4  # the second half of the smooth ones and of the others
+    assert torch.allclose(some[:, knowing], all_of_them[:, knowing], atol=1e-5)
+    assert (some - all_of_them)[:, ~knowing].abs().amax() > 1e-3
+    wanted = likely_wrong(model, x, labels, torch.Generator().manual_seed(0), among=1)
+    assert not (wanted == labels).any()
+    climbed = torch.stack([agreement_on(model, wanted)(e) for e in made(1.0)])
+    plain = torch.stack([agreement_on(model, wanted)(e) for e in made(0.0)])
+    assert (all_of_them - x).abs().max() <= 0.15 + 2e-7
+    assert climbed.mean() > plain.mean()
+
+
+def test_the_wrong_class_is_drawn_from_the_likeliest(trained, batch):
+    model, (x, labels) = trained(2).requires_grad_(False), batch
+    ranked = model(x).scatter(1, labels[:, None], -float("inf")).argsort(1, descending=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [likely_wrong(model, x, labels, generator) for _ in range(60)]
+    seen = [next(k for k in range(9) if torch.equal(d, ranked[:, k])) for d in drawn]
+    assert set(seen) == {0, 1, 2}
+
+
 @pytest.mark.parametrize("momentum", [1 / 6, 0.5])
-def test_a_team_shares_mims_part_too(momentum, trained, batch):
+@pytest.mark.parametrize("aware", [0, 0.5])
+def test_a_team_shares_every_part(momentum, aware, trained, batch):
     model, (x, labels) = trained(2).requires_grad_(False), (batch[0][:6], batch[1][:6])
-    attack = TrainingAttack((3, 3), (0.1, 0.1), (2.0, 2.0), smooth=1 / 3, grids=(2,), momentum=momentum)
+    attack = TrainingAttack((3, 3), (0.1, 0.1), (2.0, 2.0), 1 / 3, (2,), momentum=momentum, aware=aware)
 
     def made(team):
         generator = torch.Generator().manual_seed(0)

@@ -123,11 +123,13 @@ class TrainingAttack:
     `steps` k, `epsilon` (pixel units), and `reach`: the step size is `reach * epsilon / k`, so the
     paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1.
 
-    Three additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
+    Four additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
     the share of each batch that is attacked with smooth perturbations, on a coarse grid whose side is drawn
     from `grids` and upsampled bilinearly inside the same ball. `momentum` is the share that MIM attacks, with
-    the same steps. `noise` is the share of benign images that get random signs of a size drawn from 0 to the
-    batch's epsilon, and keep their label.
+    the same steps. `aware` is the share, of the smooth ones and of the others, whose examples drive all members
+    to agree on one wrong class, as the attacker who knows the detector does (`cce.attacks.agreement_on`). `noise`
+    is the share of benign images that get random signs of a size drawn from 0 to the batch's epsilon, and keep
+    their label.
     """
 
     steps: tuple[int, int] = (10, 10)
@@ -137,6 +139,7 @@ class TrainingAttack:
     grids: tuple[int, ...] = (4, 8, 16)
     noise: float = 0.0
     momentum: float = 0.0
+    aware: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "epsilon", "reach"):
@@ -146,7 +149,7 @@ class TrainingAttack:
         check_pixel_units("epsilon", self.epsilon[0])
         check_pixel_units("epsilon", self.epsilon[1])
         check(self.reach[0] > 0, f"reach is {self.reach[0]}; it must be above 0")
-        for name in ("smooth", "noise", "momentum"):
+        for name in ("smooth", "noise", "momentum", "aware"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"{name} is {value}; it is a share from 0 to 1")
         both = self.smooth + self.momentum
