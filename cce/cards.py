@@ -202,6 +202,10 @@ def _equal_terms(c: Checkpoint) -> str:
         lines.append(f"| {s.id} | {s.defense} | {figures} | {s.minutes:.0f} |")
     if family.comparisons:
         lines += ["", *(f"- {one.describe()}" for one in family.comparisons)]
+        lines += [
+            "",
+            "Margins are of the test images alone. Each was trained once: another seed may turn a small difference.",
+        ]
     return "\n".join(lines) + "\n"
 
 

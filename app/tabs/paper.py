@@ -34,7 +34,8 @@ _TRADE = (
 )
 _EQUAL = (
     "The tables are of ensembles of many recipes. These were made by one: the same epochs, attack in training, seed "
-    "and number of images; only the loss differs, and with it the time that a step takes."
+    "and number of images; only the loss differs, and with it the time that a step takes. Each was trained "
+    "once: another seed may turn a small difference."
 )
 _READING = waiting("Reading what ships with the ensembles …", 16)
 
