@@ -123,6 +123,8 @@ def time_steps(trainer: Trainer, most: int, seconds: float) -> tuple[float, floa
 class PlainCopy:
     """Stands for `SearchCopy` where operations are counted: the ensemble itself, with operations that are known."""
 
+    search_rows = step_rows = sys.maxsize
+
     def __init__(self, model: Ensemble) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -40,6 +41,7 @@ def make_examples(
     attack: TrainingAttack,
     generator: torch.Generator,
     team: Team = ALONE,
+    rows: int = sys.maxsize,
 ) -> Tensor:
     """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
 
@@ -55,6 +57,7 @@ def make_examples(
         attack: ranges of the settings.
         generator: of the draws (CPU).
         team: whose share of the batch x is.
+        rows: how many images are attacked at a time, at most; what is found does not depend on it.
 
     Returns:
         `(K, B, C, H, W)` with K = 0, 1 or N.
@@ -69,9 +72,9 @@ def make_examples(
         """How many rows of x, this process's, are among the first `end` of the whole batch."""
         return len(range(whole)[:end][team.index :: team.count])
 
-    parts = [slice(own(0), own(smooth)), slice(own(smooth), own(whole))]
-    mims = own(smooth + round(attack.momentum * whole)) - parts[1].start
-    knowing = [own(end - round(attack.aware * count)) for end, count in ((smooth, smooth), (whole, whole - smooth))]
+    middle, end = own(smooth), own(whole)
+    mims = own(smooth + round(attack.momentum * whole))
+    knowing = [own(last - round(attack.aware * count)) for last, count in ((smooth, smooth), (whole, whole - smooth))]
     grid = draw_grid(attack, generator) if smooth else 0
     wanted = likely_wrong(search, x, labels, generator) if attack.aware else labels
     examples = []
@@ -80,19 +83,31 @@ def make_examples(
         # Drawn for the whole batch, whatever of it is this process's: the generators stay in step.
         coarse = team.share(torch.rand((smooth, x.shape[1], grid, grid), generator=generator))
         fine = team.share(torch.rand((whole - smooth, *x.shape[1:]), generator=generator), first=smooth)
-        losses = [_loss(search, climbed, wanted, member, p, k) for p, k in zip(parts, knowing, strict=True)]
         found = []
-        if len(coarse):
-            found.append(smooth_examples(losses[0], x[parts[0]], coarse, *size))
-        if len(fine):
-            found.append(fine_examples(losses[1], x[parts[1]], fine, *size, mims=mims))
+        for part in in_turn(0, middle, rows):
+            climb = _loss(search, climbed, wanted, member, part, knowing[0])
+            found.append(smooth_examples(climb, x[part], coarse[part], *size))
+        for part in in_turn(middle, end, rows):
+            climb = _loss(search, climbed, wanted, member, part, knowing[1])
+            noise = fine[part.start - middle : part.stop - middle]
+            found.append(fine_examples(climb, x[part], noise, *size, mims=max(0, mims - part.start)))
         examples.append(torch.cat(found))
     return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
 
 
+def in_turn(start: int, stop: int, rows: int) -> list[slice]:
+    """The rows from `start` to `stop`, at most `rows` at a time.
+
+    >>> in_turn(3, 10, 4)
+    [slice(3, 7, None), slice(7, 10, None)]
+    """
+    return [slice(first, min(first + rows, stop)) for first in range(start, stop, min(rows, max(1, stop - start)))]
+
+
 def _loss(search: Ensemble, labels: Tensor, wanted: Tensor, member: int | None, part: slice, knowing: int) -> Objective:
     """What the rows `part` climb: their target's loss, from the row `knowing` on agreement on the class `wanted`."""
-    alone = loss_of(search, labels[part.start : knowing], member)
+    knowing = max(knowing, part.start)
+    alone = loss_of(search, labels[part.start : min(knowing, part.stop)], member)
     if knowing >= part.stop:
         return alone
     first, together = knowing - part.start, agreement_on(search, wanted[knowing : part.stop])
@@ -176,34 +191,41 @@ def train_step(
 
     Clean images and all examples pass each member in one batch, so that batch norm sees the mixture
     it will be evaluated on and cannot tell clean from attacked by the batch. Members whose losses do not
-    need one another go one after the other, each backward before the next one's forward.
+    need one another go one after the other, each backward before the next one's forward. Without batch norm an image
+    does not depend on the others, and the batch is taken a few images at a time where that is faster.
 
     Returns:
         Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
         processes they are of this one's share.
     """
-    examples = make_examples(search.refresh(), x, labels, phase.defense, phase.attack, generator, team)
+    rows = search.search_rows
+    examples = make_examples(search.refresh(), x, labels, phase.defense, phase.attack, generator, team, rows)
     benign = noisy(x, phase.attack, generator, team)
-    inputs = torch.cat([benign, *examples]).contiguous(memory_format=torch.channels_last)
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    clean = []
-    for group in joint_members(phase.defense, len(forwards)):
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            logits = torch.stack([forwards[member](inputs).float() for member in group])
-        logits = logits.view(len(group), 1 + len(examples), len(x), -1)
-        terms = loss_terms(group, logits, labels, phase.defense)
-        loss = terms.total(phase.defense)
-        loss.backward()
-        clean.append(logits[:, 0].detach())
-        for name, value in {"loss": loss, **vars(terms)}.items():
-            sums[name] = sums.get(name, 0) + value.detach()
+    entropies = []
+    for part in in_turn(0, len(x), search.step_rows):
+        inputs = torch.cat([benign[part], *examples[:, part]]).contiguous(memory_format=torch.channels_last)
+        share = (part.stop - part.start) / len(x)  # every term is a mean over images
+        clean = []
+        for group in joint_members(phase.defense, len(forwards)):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+                logits = torch.stack([forwards[member](inputs).float() for member in group])
+            logits = logits.view(len(group), 1 + len(examples), part.stop - part.start, -1)
+            terms = loss_terms(group, logits, labels[part], phase.defense)
+            loss = share * terms.total(phase.defense)
+            loss.backward()
+            clean.append(logits[:, 0].detach())
+            for name, value in vars(terms).items():
+                sums[name] = sums.get(name, 0) + share * value.detach()
+            sums["loss"] = sums.get("loss", 0) + loss.detach()
+        entropies.append(entropy(log_mean_probability(torch.cat(clean))))
     weights = [p for g in optimizer.param_groups for p in g["params"]]
     team.average_gradients(weights)
     if clip_norm:
         nn.utils.clip_grad_norm_(weights, clip_norm)
     optimizer.step()
-    sums["entropy_clean"] = entropy(log_mean_probability(torch.cat(clean))).mean()
+    sums["entropy_clean"] = torch.cat(entropies).mean()
     return sums
 
 

@@ -1,6 +1,7 @@
 """One step: each defense on its own examples, each member on its own loss."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from cce.config import (
     NAT,
     AttackConfig,
     Defense,
+    ModelConfig,
     Phase,
     TrainingAttack,
 )
 from cce.losses import loss_terms
-from cce.models import SearchCopy
+from cce.models import IN_CACHE, Ensemble, SearchCopy
 from cce.parallel import ALONE, Team
 from cce.training_step import draw_grid, likely_wrong, make_examples, make_optimizer, noisy, train_step
 from tiny_runs import ATTACK, tiny_config
@@ -112,6 +114,39 @@ def test_a_step_trains_every_member_on_its_own_loss_only(fresh, batch):
     loss_terms([1], logits, labels, CCE_RM).total(CCE_RM).backward()
     for found, p in zip(together, model.members[1].parameters(), strict=True):
         torch.testing.assert_close(found, p.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("defense", [NAT, ADV_EN, ADP, CCE_RM], ids=lambda d: d.name)
+def test_a_batch_in_parts_gives_the_step_of_the_whole(defense, batch):
+    """Where no batch norm joins the images; parts end inside the smooth, the momentum and the aware share."""
+    x, labels = batch
+    attack = TrainingAttack((2, 2), (0.1, 0.1), (1.0, 1.0), smooth=0.4, momentum=0.3, aware=0.5)
+    found = []
+    for rows in (sys.maxsize, 5):
+        torch.manual_seed(0)
+        model = Ensemble(ModelConfig("cnn-mnist", 2, 10, (1, 8, 8))).eval()  # no dropout
+        search = SearchCopy(model, torch.float32)
+        search.search_rows = search.step_rows = rows
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        phase, generator = Phase("p", 1, defense, attack), torch.Generator().manual_seed(3)
+        scalars = train_step(list(model.members), search, optimizer, x, labels, phase, generator)
+        found.append((scalars, [p.grad.clone() for p in model.parameters()], generator.get_state()))
+    (whole, gradients, state), (parts, summed, same) = found
+    assert torch.equal(state, same)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
+    for one, two in zip(gradients, summed, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_batch_norm_takes_its_batch_whole_and_compiled_code_everything():
+    def rows(architecture, **options):
+        copy = SearchCopy(Ensemble(ModelConfig(architecture, 1, 10, (1, 8, 8))), **options)
+        return copy.search_rows, copy.step_rows
+
+    assert rows("cnn-mnist") == (IN_CACHE, IN_CACHE)
+    assert rows("resnet8") == (IN_CACHE, sys.maxsize)
+    assert rows("cnn-mnist", compile=True) == (sys.maxsize, sys.maxsize)
 
 
 def test_released_examples_climb_the_predicted_labels(trained, batch):
