@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cce.checkpoints import Checkpoint, in_half_precision
 from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
-
-if TYPE_CHECKING:
-    from cce.checkpoints import Checkpoint
 
 
 def percent(value: float | None) -> str:
@@ -43,6 +41,8 @@ def _summary(c: Checkpoint) -> str:
         "",
         f"Loss: {_loss(c.defense)}.",
     ]
+    if in_half_precision(c.model):
+        lines += ["", "Weights: rounded to half precision; figures are of the rounded ones."]
     if c.detector:
         d = c.detector
         lines += [

@@ -151,12 +151,17 @@ def _cpu_name() -> str:
 
 
 def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
-    """Write the folder; the weights first, the config last, each whole or not at all."""
+    """Write the folder; the weights first, the config last, each whole or not at all.
+
+    Weights that float16 holds exactly are written so, in half the bytes; see `halve`.
+    """
     from cce.cards import model_card
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
+    if in_half_precision(checkpoint.model):
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     with written_beside(folder / "model.safetensors") as beside:
         save_file(weights, beside, metadata={"format": "pt"})
         beside.chmod(0o644)  # safetensors writes for the owner alone
@@ -165,6 +170,27 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
     checkpoint.folder = folder
     return folder
+
+
+@torch.no_grad()
+def halve(model: Ensemble) -> None:
+    """Round the weights to float16's, in place; they are still computed with in float32 or bfloat16.
+
+    Raises:
+        CheckpointError: a weight beyond float16's range.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            rounded = tensor.half()
+            if not rounded.isfinite().all():
+                raise CheckpointError(f"{name} holds values beyond float16's 65504; save in single precision")
+            tensor.copy_(rounded)
+
+
+def in_half_precision(model: Ensemble) -> bool:
+    """Whether float16 holds every weight exactly."""
+    tensors = [v for v in model.state_dict().values() if v.is_floating_point()]
+    return all(torch.equal(v.half().to(v.dtype), v) for v in tensors)
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cce.checkpoints import Checkpoint, training_record
+from cce.checkpoints import Checkpoint, halve, training_record
 from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.data import Dataset
 from cce.detection import calibrate
@@ -79,9 +79,21 @@ def figure_attacks(
     return by_name + [replace(fine, epsilon=min(1.0, base.epsilon * k / 8)) for k in strengths]
 
 
-def export(trainer: Trainer, dataset: Dataset, name: str, false_positive_rate: float = 0.05) -> Checkpoint:
-    """A trained ensemble as a checkpoint, its detector calibrated on the calibration images."""
+def export(
+    trainer: Trainer, dataset: Dataset, name: str, false_positive_rate: float = 0.05, half: bool = False
+) -> Checkpoint:
+    """A trained ensemble as a checkpoint, its detector calibrated on the calibration images.
+
+    Args:
+        trainer: what was trained.
+        dataset: where the calibration images are.
+        name: the ensemble's id.
+        false_positive_rate: of the detector on the calibration images.
+        half: round its weights to half precision first, in place.
+    """
     trainer.model.eval()
+    if half:
+        halve(trainer.model)
     held = dataset.calibration
     clean = outcome(trainer.model, held.pixels().to(trainer.device), held.labels.to(trainer.device))
     where = f"{dataset.name} images {held.start} to {held.start + len(held) - 1}, kept for this alone"

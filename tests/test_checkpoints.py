@@ -1,12 +1,14 @@
+import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from cce import runs
-from cce.checkpoints import FILES, Checkpoint, CheckpointError, load, released, save, training_record
+from cce.checkpoints import FILES, Checkpoint, CheckpointError, halve, load, released, save, training_record
 from cce.config import CCE_DM, CCE_RM, NAT, Phase, TrainConfig, to_json
 from cce.detection import Detector
 
@@ -223,6 +225,29 @@ def test_weights_of_half_precision_are_read_as_float32(made, folder, digits):
     with torch.no_grad():
         x = digits.test.pixels()[:40]
         torch.testing.assert_close(loaded(x), made.model(x), atol=0.05, rtol=0.05)
+
+
+def test_a_halved_ensemble_is_written_in_half_the_bytes_and_read_as_it_was(made, folder, tmp_path):
+    model = copy.deepcopy(made.model)
+    halve(model)
+    small = save(replace(made, model=model), tmp_path / "small")
+    sizes = [(f / "model.safetensors").stat().st_size for f in (folder, small)]
+    assert sizes[1] < 0.6 * sizes[0]  # names and counts take as much as before
+    loaded = load(small)
+    for name, tensor in made.model.state_dict().items():
+        assert loaded.model.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.model.state_dict()[name], model.state_dict()[name])
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-7)
+    cards = [(f / "README.md").read_text() for f in (folder, small)]
+    assert ["half precision" in card for card in cards] == [False, True]
+    assert save(loaded, tmp_path / "again").joinpath("model.safetensors").stat().st_size == sizes[1]
+
+
+def test_a_weight_beyond_half_precision_is_named(made):
+    model = copy.deepcopy(made.model)
+    model.members[1].head.bias.data[3] = 70000.0
+    with pytest.raises(CheckpointError, match=r"members\.1\.head\.bias holds values beyond float16's 65504"):
+        halve(model)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

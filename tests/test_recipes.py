@@ -73,8 +73,10 @@ def test_table_8_networks_and_their_sizes():
 
 def test_fast_defenses_have_one_budget():
     others = [d for d in SEVEN if d != "cce-dm"]
-    for cell in ("cifar10-resnet20", "cifar10-cnn2", "mnist-cnn2"):
-        made = {d: preset(f"{cell}-{d}-fast") for d in others}
+    for cell in ("cifar10-resnet20", "cifar10-cnn2", "mnist-cnn2", "cifar10-cnn3", "mnist-cnn3"):
+        made = {d: preset(f"{cell}-{d}-fast") for d in others if f"{cell}-{d}-fast" in PRESETS}
+        members = {c.model.members for d, c in made.items() if d != "adv"}
+        assert members == {3 if "cnn3" in cell else 2} and ("adv" in made) == ("cnn3" not in cell)
         assert len({c.epochs for c in made.values()}) == 1
         assert len({(c.batch_size, c.optimizer, c.phases[-1].learning_rate) for c in made.values()}) == 1
         attacks = {c.phases[-1].attack for d, c in made.items() if d != "nat"}
