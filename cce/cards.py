@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from cce.checkpoints import Checkpoint, in_half_precision
@@ -233,6 +234,7 @@ def _limits(c: Checkpoint) -> str:
             "- Robust accuracy under PGD is an upper bound; stronger attacks lower it.",
             "- Its entropy threshold is a by-product: this ensemble was not trained to detect.",
         ]
+    lines += _odd_members(c)
     lines.append("- A research model on small pictures: not for decisions about people or safety.")
     return "\n".join(lines) + "\n"
 
@@ -250,6 +252,28 @@ def _blind_spot(c: Checkpoint) -> list[str]:
         return []
     name = next(title for title, row in measured_rows(c.metrics) if row is worst)
     return [f"- Some attacks pass it without even knowing of it, most of all {name}: AUC {worst['auc']:.4f}."]
+
+
+ODD = 0.6
+"""A member is odd whose robust accuracy is below this share of the median member's."""
+
+
+def _odd_members(c: Checkpoint) -> list[str]:
+    """Members that went another way than the rest, under the first attack of the card."""
+    row = next(iter(c.metrics.get("attacks", [])), None)
+    if row is None or c.defense.method != "cce" or len(row["member_accuracy"]) < 3:
+        return []
+    accuracies = row["member_accuracy"]
+    usual = statistics.median(accuracies)
+    odd = [n for n, a in enumerate(accuracies) if a < ODD * usual]
+    if not odd:
+        return []
+    which = " and ".join(f"f{n + 1} ({percent(accuracies[n])})" for n in odd)
+    return [
+        f"- Its members went different ways: under the first attack above the median one is right on {percent(usual)}, "
+        f"but not {which}. Eq. 5 rewards a member for being right on another's examples, and for being unsure once "
+        "it is wrong on them: some settle in the second. S1..1 is small then, whatever the ensemble's accuracy is."
+    ]
 
 
 TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")

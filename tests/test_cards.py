@@ -41,6 +41,19 @@ def test_a_detector_that_is_blind_to_a_plain_attack_says_so():
     assert re.search(r"most of all B&B k=9 \(n = 100\): AUC 0\.4100", model_card(seen))
 
 
+def test_members_that_went_different_ways_are_named():
+    checkpoint = checkpoints.load(ROOT / "checkpoints" / "digits-cce-rm")
+    first, *rest = checkpoint.metrics["attacks"]
+
+    def card(*accuracies):
+        row = first | {"member_accuracy": list(accuracies)}
+        return model_card(replace(checkpoint, metrics=checkpoint.metrics | {"attacks": [row, *rest]}))
+
+    assert re.search(r"right on 82\.5 %, but not f2 \(30\.9 %\)", card(0.825, 0.309, 0.861))
+    for like in ((0.825, 0.7, 0.861), (0.8, 0.3)):  # of two, neither is the rule
+        assert "different ways" not in card(*like)
+
+
 def test_readme_table_is_what_the_checkpoints_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == with_table(readme, released_table([checkpoints.load(p) for p in RELEASED]))
