@@ -250,7 +250,7 @@ class SearchCopy:
         if compile:
             for i, member in enumerate(self.model.members):
                 self.model.members[i] = torch.compile(member, dynamic=False)
-        one_size = compile or next(source.parameters()).device.type != "cpu"
+        one_size = compile or any(p.device.type != "cpu" for p in source.parameters())
         self.search_rows = sys.maxsize if one_size else IN_CACHE
         self.step_rows = sys.maxsize if self._pairs else self.search_rows
         self.refresh()
