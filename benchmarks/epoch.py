@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.reporting import arguments, report
+from cce import winograd
 from cce.config import ConfigError, Phase, TrainConfig
 from cce.data import CLASS_NAMES, Dataset, Split
 from cce.models import Ensemble, resolve_device
@@ -127,6 +128,7 @@ class PlainCopy:
 
     def __init__(self, model: Ensemble) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.apart = not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
     def refresh(self) -> Ensemble:
         """The copy."""
@@ -140,7 +142,7 @@ def works_of(trainer: Trainer) -> list[roofline.Work]:
     generator = torch.Generator().manual_seed(0)
     x, labels = trainer.batch(0, generator)
     optimizer = make_optimizer(model, trainer.config)
-    with roofline.Recorded() as recorded:
+    with roofline.Recorded() as recorded, winograd.turned_off():
         train_step(list(model.members), PlainCopy(model), optimizer, x, labels, phase, generator)  # type: ignore[arg-type]
     return recorded.works
 

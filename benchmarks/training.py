@@ -2,9 +2,9 @@
 
 `python -m benchmarks.training`: ResNet-20 x 2, PGD k=10, batch 128, pixels and labels of noise. The plain step
 is what one would write first: float32, contiguous NCHW, the members as they are, an unfused Adam. The fast step
-is the trainer's: bfloat16 in channels-last, examples searched on a copy with batch norm folded in, and
-`compile` where a compiler is there. Examples differ by rounding, so gradients are compared on the plain
-step's examples.
+is the trainer's: bfloat16 in channels-last where the processor has it, else `cce.winograd`; examples searched on
+a copy with batch norm folded in; and `compile` where a compiler is there. Examples differ by rounding, so
+gradients are compared on the plain step's examples.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.reporting import arguments, report, side_by_side
+from cce import winograd
 from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainConfig, TrainingAttack
 from cce.losses import loss_terms
 from cce.models import Ensemble, SearchCopy, fast_dtype, resolve_device
@@ -127,6 +128,7 @@ def plain_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int) -> C
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, foreach=False)
     noise = torch.rand_like(x)
 
+    @winograd.turned_off()
     def step() -> None:
         optimizer.zero_grad()
         examples = plain_examples(model, x, labels, steps, noise)
@@ -163,7 +165,8 @@ def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str,
     """How far the fast gradient is from the plain one, on the same examples: cosine, and relative distance."""
     examples = plain_examples(copy.deepcopy(source), x, labels, 2, torch.rand_like(x))
     plain, fast = copy.deepcopy(source), copy.deepcopy(source).to(memory_format=torch.channels_last).train()
-    plain_loss(plain, x, labels, examples).backward()
+    with winograd.turned_off():
+        plain_loss(plain, x, labels, examples).backward()
     inputs = torch.cat([x, *examples]).contiguous(memory_format=torch.channels_last)
     for n, member in enumerate(fast.members):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_dtype(x.device) == torch.bfloat16):

@@ -54,13 +54,19 @@ def joint_members(defense: Defense, members: int) -> list[list[int]]:
     return [list(range(members))] if defense.method == "adp" else [[n] for n in range(members)]
 
 
+def needed_examples(defense: Defense, members: Sequence[int], count: int) -> list[int]:
+    """Which of `count` sets of examples the losses of a group of members depend on: CCE-Base's, on its own alone."""
+    alone = defense.method == "cce" and defense.lambda_pm == defense.lambda_dm == 0
+    return list(members) if alone else list(range(count))
+
+
 def loss_terms(members: Sequence[int], logits: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
     """The terms of a group of members (see `joint_members`), summed over it.
 
     Args:
         members: which ones, from 0.
         logits: theirs, `(len(members), 1 + K, B, classes)`: on x, then on the K sets of examples (none
-            for NAT, f_en's for ADV-EN and ADP, every member's for CCE).
+            for NAT, f_en's for ADV-EN and ADP, every member's for CCE; for CCE-Base its own will do).
         labels: `(B,)`.
         defense: the method and its weights.
     """
@@ -68,6 +74,8 @@ def loss_terms(members: Sequence[int], logits: Tensor, labels: Tensor, defense: 
         return adp_terms(logits[:, 0], logits[:, 1], labels)
     (member,), (own,) = members, logits
     if defense.method == "cce":
+        if len(own) == 2:  # one member, or CCE-Base: nothing crosses
+            return pair_terms(own[0], own[1], labels)
         return cce_terms(member, own[0], own[1:], labels, defense)
     return pair_terms(own[0], own[1] if len(own) > 1 else None, labels)
 

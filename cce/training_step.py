@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cce.attacks import Objective, agreement_on, ascend, linf_ball, loss_of, momentum, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
-from cce.losses import joint_members, loss_terms
+from cce.losses import joint_members, loss_terms, needed_examples
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
 from cce.parallel import ALONE, Team
 
@@ -192,7 +192,8 @@ def train_step(
     Clean images and all examples pass each member in one batch, so that batch norm sees the mixture
     it will be evaluated on and cannot tell clean from attacked by the batch. Members whose losses do not
     need one another go one after the other, each backward before the next one's forward. Without batch norm an image
-    does not depend on the others, and the batch is taken a few images at a time where that is faster.
+    does not depend on the others: examples that a member's loss does not need are left out, and the batch is taken a
+    few images at a time where that is faster.
 
     Returns:
         Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
@@ -205,13 +206,15 @@ def train_step(
     sums: dict[str, Tensor] = {}
     entropies = []
     for part in in_turn(0, len(x), search.step_rows):
-        inputs = torch.cat([benign[part], *examples[:, part]]).contiguous(memory_format=torch.channels_last)
         share = (part.stop - part.start) / len(x)  # every term is a mean over images
         clean = []
         for group in joint_members(phase.defense, len(forwards)):
+            sets = needed_examples(phase.defense, group, len(examples)) if search.apart else range(len(examples))
+            inputs = torch.cat([benign[part], *examples[list(sets), part]])
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                 logits = torch.stack([forwards[member](inputs).float() for member in group])
-            logits = logits.view(len(group), 1 + len(examples), part.stop - part.start, -1)
+            logits = logits.view(len(group), 1 + len(sets), part.stop - part.start, -1)
             terms = loss_terms(group, logits, labels[part], phase.defense)
             loss = share * terms.total(phase.defense)
             loss.backward()

@@ -116,7 +116,7 @@ def test_a_step_trains_every_member_on_its_own_loss_only(fresh, batch):
         torch.testing.assert_close(found, p.grad, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("defense", [NAT, ADV_EN, ADP, CCE_RM], ids=lambda d: d.name)
+@pytest.mark.parametrize("defense", [NAT, ADV_EN, ADP, CCE_BASE, CCE_RM], ids=lambda d: d.name)
 def test_a_batch_in_parts_gives_the_step_of_the_whole(defense, batch):
     """Where no batch norm joins the images; parts end inside the smooth, the momentum and the aware share."""
     x, labels = batch
@@ -137,6 +137,23 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(defense, batch):
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
     for one, two in zip(gradients, summed, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_examples_that_the_loss_does_not_need_are_left_out(batch):
+    """CCE-Base of CNNs takes each member's own; with batch norm, or a crossing weight, all pass."""
+    x, labels = batch
+    losses = {}
+    for defense, apart, rows in ((CCE_BASE, True, 32), (CCE_BASE, False, 48), (CCE_RM, True, 48)):
+        torch.manual_seed(0)
+        model, seen = Ensemble(ModelConfig("cnn-mnist", 2, 10, (1, 8, 8))).eval(), []
+        search = SearchCopy(model, torch.float32)
+        search.apart = apart
+        forwards = [lambda z, m=m, seen=seen: seen.append(len(z)) or m(z) for m in model.members]
+        optimizer, generator = torch.optim.SGD(model.parameters(), lr=0.0), torch.Generator().manual_seed(3)
+        scalars = train_step(forwards, search, optimizer, x, labels, Phase("p", 1, defense, ATTACK), generator)
+        losses[defense.name, apart] = scalars["loss"].item()
+        assert seen == [rows, rows]
+    assert losses["CCE-Base", True] == pytest.approx(losses["CCE-Base", False], rel=1e-5)
 
 
 def test_batch_norm_takes_its_batch_whole_and_compiled_code_everything():

@@ -1,0 +1,243 @@
+import subprocess
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cce import winograd
+from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
+from cce.models import Convolution, Ensemble, FoldedConv, SearchCopy
+from cce.training_step import train_step
+
+compiled = pytest.mark.skipif(winograd.library() is None, reason="no AVX, or no C++ compiler, here")
+
+SHAPES = [  # images, inputs, outputs, height, width
+    (1, 16, 16, 4, 4),
+    (3, 16, 32, 5, 11),
+    (2, 64, 48, 14, 14),
+    (5, 32, 32, 8, 6),
+    (33, 48, 16, 7, 9),
+]
+
+
+def operands(images, inputs, outputs, height, width):
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x, w = noise(images, inputs, height, width), noise(outputs, inputs, 3, 3) / inputs**0.5
+    return x, w, noise(outputs), noise(images, outputs, height, width)
+
+
+def plain(x, w, bias, add, relu):
+    y = F.conv2d(x, w, bias, padding=1)
+    y = y if add is None else y + add
+    return F.relu(y) if relu else y
+
+
+@compiled
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("more", ["", "bias", "bias and sum"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_is_the_plain_convolution_with_its_gradients(shape, more, relu):
+    x, w, bias, add = operands(*shape)
+    given = [x, w, bias if more else None, add if "sum" in more else None]
+    found, wanted = [], []
+    for function, to in ((winograd.convolve, found), (plain, wanted)):
+        leaves = [None if t is None else t.clone().requires_grad_() for t in given]
+        y = function(*leaves, relu)
+        g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        g = g.masked_fill(plain(*given, False).abs() < 1e-3, 0)  # where rounding may decide what ReLU lets through
+        gradients = torch.autograd.grad(y, [t for t in leaves if t is not None], g)
+        to += [y, *gradients]
+    for one, two in zip(found, wanted, strict=True):
+        assert one.shape == two.shape
+        assert (one - two).abs().max() <= 1e-4 * two.abs().max()
+
+
+@compiled
+def test_an_image_does_not_depend_on_the_others_nor_on_the_threads():
+    x, w, bias, add = operands(7, 16, 32, 9, 9)
+    own = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together = winograd.convolve(x, w, bias, add, True)
+        torch.set_num_threads(1)
+        alone = torch.cat([winograd.convolve(x[i : i + 1], w, bias, add[i : i + 1], True) for i in range(7)])
+    finally:
+        torch.set_num_threads(own)
+    assert torch.equal(together, alone)
+
+
+@compiled
+def test_threads_sum_the_gradient_of_the_weights():
+    x, w, *_ = operands(5, 16, 16, 8, 8)
+    g, own, found = torch.ones(5, 16, 8, 8).contiguous(memory_format=torch.channels_last), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            w.requires_grad_(True)
+            found.append(torch.autograd.grad(winograd.convolve(x, w), w, g)[0])
+    finally:
+        torch.set_num_threads(own)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+@compiled
+def test_not_a_number_stays_one_through_the_relu():
+    x, w, bias, _ = operands(1, 16, 16, 8, 8)
+    x[0, 0, 0, 0] = torch.nan
+    assert winograd.convolve(x, w, bias, relu=True).isnan().any()
+
+
+@compiled
+def test_the_code_for_wider_vectors_computes_the_same(tmp_path, monkeypatch):
+    """Where the processor has AVX-512 it is the code that runs; elsewhere the compiler splits its vectors."""
+    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
+    flags = (*winograd._FLAGS, "-DCCE_LANES=16")
+    wide = winograd._declared(winograd.ctypes.CDLL(str(winograd._compiled("c++", flags))))
+    assert winograd._agrees(wide)
+    x, w, *_ = operands(3, 32, 16, 9, 9)
+    weight = w.clone().requires_grad_()
+    monkeypatch.setattr(winograd, "_load", lambda: wide)
+    y = winograd.convolve(x, weight)
+    (found,) = torch.autograd.grad(y.square().sum(), weight)
+    other = w.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(F.conv2d(x, other, padding=1).square().sum(), other)
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        torch.nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        torch.nn.Conv2d(16, 16, 1),
+        torch.nn.Conv2d(16, 16, 3),
+        torch.nn.Conv2d(3, 16, 3, padding=1),
+        torch.nn.Conv2d(16, 10, 3, padding=1),
+        torch.nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        torch.nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+    ],
+    ids=str,
+)
+def test_other_convolutions_do_not_suit(conv):
+    assert not winograd.suits(conv)
+    assert winograd.suits(torch.nn.Conv2d(16, 32, 3, padding=1, bias=False))
+
+
+@compiled
+def test_other_numbers_do_not_fit():
+    x, w = torch.rand(1, 16, 8, 8), torch.rand(16, 16, 3, 3)
+    assert winograd.fits(x, w)
+    assert not winograd.fits(x.bfloat16(), w.bfloat16())
+    assert not winograd.fits(x[..., :3], w)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.fits(x, w)
+
+
+@compiled
+def test_searches_and_training_use_it_and_verdicts_do_not(monkeypatch):
+    """What says whether an attack succeeded is PyTorch's own convolution."""
+    calls, own = [], winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *given: calls.append(1) or own(*given))
+    for architecture, count in (("resnet8", 4), ("cnn-mnist", 3)):
+        model, x = Ensemble(ModelConfig(architecture, 1, 10, (1, 16, 16))), torch.rand(2, 1, 16, 16)
+        for used in (model.train(), SearchCopy(model, torch.float32).model, model.eval()):
+            calls.clear()
+            used(x)
+            assert len(calls) == (0 if used is model and not model.training else count)
+
+
+@compiled
+@pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
+@pytest.mark.parametrize("defense", [CCE_RM, CCE_BASE], ids=lambda d: d.name)
+def test_a_training_step_is_that_of_plain_convolutions(architecture, defense, monkeypatch):
+    x = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels, found = torch.arange(40) % 10, []
+    phase = Phase("p", 1, defense, TrainingAttack((1, 1), (0.1, 0.1), (1.0, 1.0)))
+    for fits in (winograd.fits, lambda *_: False):
+        monkeypatch.setattr(winograd, "fits", fits)
+        torch.manual_seed(0)
+        model = Ensemble(ModelConfig(architecture, 2, 10, (1, 16, 16))).train()
+        for dropout in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+            dropout.p = 0.0
+        search, optimizer = SearchCopy(model, torch.float32), torch.optim.SGD(model.parameters(), lr=0.0)
+        train_step(list(model.members), search, optimizer, x, labels, phase, torch.Generator().manual_seed(0))
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    # One step of signs: a pixel whose gradient is all but zero may go the other way.
+    assert F.cosine_similarity(found[0], found[1], dim=0) > 0.999
+
+
+def test_a_changed_weight_is_made_ready_again_on_repack():
+    conv = FoldedConv(16, 16, 3, 1, 1).requires_grad_(False)
+    x = torch.rand(1, 16, 8, 8)
+    before = conv(x)
+    conv.weight.mul_(2)
+    conv.bias.mul_(2)
+    conv.repack()
+    torch.testing.assert_close(conv(x), 2 * before, rtol=1e-4, atol=1e-4)
+
+
+# Where it is not to be had
+
+
+@pytest.fixture
+def anew(monkeypatch, tmp_path):
+    """Looks for the library again, in an empty place."""
+    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
+    winograd._load.cache_clear()
+    yield tmp_path
+    winograd._load.cache_clear()
+
+
+def works_without():
+    conv = Convolution(16, 16, 3, padding=1)
+    x = torch.rand(1, 16, 8, 8)
+    return torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)) and winograd.library() is None
+
+
+@compiled
+def test_it_is_compiled_once_and_kept(anew, monkeypatch):
+    assert winograd.library() is not None
+    (kept,) = (anew / "native").iterdir()
+    assert kept.name.startswith("winograd-") and kept.suffix == ".so"
+    winograd._load.cache_clear()
+    own = subprocess.run
+    monkeypatch.setattr(
+        winograd.subprocess, "run", lambda c, **k: own(c, **k) if "--version" in c else pytest.fail("compiled again")
+    )
+    assert winograd.library() is not None
+
+
+def test_it_can_be_turned_off(anew, monkeypatch):
+    monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
+    assert works_without()
+
+
+def test_without_a_compiler_pytorch_convolves(anew, monkeypatch):
+    monkeypatch.setenv("PATH", str(anew))
+    monkeypatch.delenv("CXX", raising=False)
+    assert works_without()
+
+
+def test_a_compiler_that_fails_is_no_compiler(anew, monkeypatch):
+    bad = anew / "c++"
+    bad.write_text("#!/bin/sh\nexit 1\n")
+    bad.chmod(0o755)
+    monkeypatch.setenv("CXX", str(bad))
+    assert works_without()
+
+
+def test_a_place_that_cannot_be_written_is_no_failure(anew, monkeypatch):
+    (anew / "native").write_text("a file where the folder should be")
+    assert works_without()
+
+
+@compiled
+def test_a_library_that_computes_something_else_is_not_used(anew, monkeypatch):
+    wrong = anew / "winograd.cpp"
+    wrong.write_text(winograd._SOURCE.read_text().replace("y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;"))
+    assert wrong.read_text() != winograd._SOURCE.read_text()
+    monkeypatch.setattr(winograd, "_SOURCE", wrong)
+    assert works_without()
