@@ -25,7 +25,7 @@ def ascend(
     objective: Objective,
     start: Tensor,
     *,
-    step_size: float,
+    step_size: float | Tensor,
     steps: int,
     direction: Direction,
     project: Projection,
@@ -60,7 +60,7 @@ def ascend(
     return x
 
 
-def linf_ball(center: Tensor, epsilon: float) -> Projection:
+def linf_ball(center: Tensor, epsilon: float | Tensor) -> Projection:
     """Projection on the L-infinity ball of radius `epsilon` around `center`, within [0, 1]."""
     low, high = (center - epsilon).clamp(0, 1), (center + epsilon).clamp(0, 1)
     return lambda x: torch.minimum(torch.maximum(x, low), high)

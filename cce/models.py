@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cce import winograd
 from cce.config import ConfigError, ModelConfig, check
+from cce.cuda_graphs import Graphs
 
 
 class Convolution(nn.Conv2d):
@@ -250,7 +251,8 @@ class SearchCopy:
     `Ensemble` of the same interface: float32 in, float32 out. `apart` tells that no batch norm joins the images of a
     batch. `search_rows` and `step_rows` say how many images are
     best taken at a time, in the search and in the step on the source: all (a large number) where the code is
-    compiled for one size, and in the step where batch norm needs the batch whole.
+    compiled for one size, and in the step where batch norm needs the batch whole. `graphs` records searches on a GPU,
+    where it is compiled.
     """
 
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
@@ -266,7 +268,9 @@ class SearchCopy:
         if compile:
             for i, member in enumerate(self.model.members):
                 self.model.members[i] = torch.compile(member, dynamic=False)
-        one_size = compile or any(p.device.type != "cpu" for p in source.parameters())
+        kinds = {p.device.type for p in source.parameters()}
+        one_size = compile or bool(kinds - {"cpu"})
+        self.graphs = Graphs() if compile and kinds == {"cuda"} else None
         self.search_rows = sys.maxsize if one_size else IN_CACHE
         self.apart = not self._pairs
         self.step_rows = self.search_rows if self.apart else sys.maxsize

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cce.config import check
+from cce.draws import uniform
 from cce.processes import Processes, join_processes
 
 
@@ -31,9 +32,9 @@ class Team(Processes):
         """
         return whole[(self.index - first) % self.count :: self.count]
 
-    def rand(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def rand(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
         """Uniform numbers for this process's share, of `shape`, from draws for the whole batch."""
-        return self.share(torch.rand((shape[0] * self.count, *shape[1:]), generator=generator))
+        return self.share(uniform((shape[0] * self.count, *shape[1:]), generator, device))
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of every process's tensor."""

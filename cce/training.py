@@ -92,6 +92,7 @@ class Trainer:
         self.search = SearchCopy(self.model, dtype, compile=config.compile)
         members = list(self.model.members)
         self.forwards = [torch.compile(m, dynamic=False) for m in members] if config.compile else members
+        self.order = -1, torch.empty(0)  # an epoch, and its order of the images
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # scalars of the steps since the last logged line
         self.seconds = 0.0
@@ -191,10 +192,12 @@ class Trainer:
             `(B, C, H, W)` in [0, 1], channels-last, and labels `(B,)`.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = torch.Generator().manual_seed(step_seed(self.config.seed, epoch) ^ 0x5EED)
+        if self.order[0] != epoch:
+            generator_of_order = torch.Generator().manual_seed(step_seed(self.config.seed, epoch) ^ 0x5EED)
+            order = torch.randperm(len(self.images), generator=generator_of_order)
+            self.order = epoch, order.to(self.device)
         size = self.config.batch_size
-        chosen = torch.randperm(len(self.images), generator=order)[within * size : (within + 1) * size]
-        chosen = chosen.to(self.device)
+        chosen = self.order[1][within * size : (within + 1) * size]
         images = self.team.share(augment(self.images[chosen], generator, self.config.flip, self.config.shift))
         x = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         return x, self.team.share(self.labels[chosen])

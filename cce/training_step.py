@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cce.attacks import Objective, agreement_on, ascend, linf_ball, loss_of, momentum, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
+from cce.cuda_graphs import Graphs
+from cce.draws import uniform
 from cce.losses import joint_members, loss_terms, needed_examples
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
 from cce.parallel import ALONE, Team
@@ -42,6 +44,7 @@ def make_examples(
     generator: torch.Generator,
     team: Team = ALONE,
     rows: int = sys.maxsize,
+    graphs: Graphs | None = None,
 ) -> Tensor:
     """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
 
@@ -58,6 +61,7 @@ def make_examples(
         generator: of the draws (CPU).
         team: whose share of the batch x is.
         rows: how many images are attacked at a time, at most; what is found does not depend on it.
+        graphs: records plain PGD, all its steps as one launch.
 
     Returns:
         `(K, B, C, H, W)` with K = 0, 1 or N.
@@ -81,12 +85,15 @@ def make_examples(
     for member in targets:
         climbed = labels if defense.reading == "paper" else predicted(search, x, member)
         # Drawn for the whole batch, whatever of it is this process's: the generators stay in step.
-        coarse = team.share(torch.rand((smooth, x.shape[1], grid, grid), generator=generator))
-        fine = team.share(torch.rand((whole - smooth, *x.shape[1:]), generator=generator), first=smooth)
+        coarse = team.share(uniform((smooth, x.shape[1], grid, grid), generator, x.device))
+        fine = team.share(uniform((whole - smooth, *x.shape[1:]), generator, x.device), first=smooth)
         found = []
         for part in in_turn(0, middle, rows):
             climb = _loss(search, climbed, wanted, member, part, knowing[0])
             found.append(smooth_examples(climb, x[part], coarse[part], *size))
+        if graphs and not (attack.smooth or attack.momentum or attack.aware):
+            examples.append(recorded_examples(graphs, search, member, x, climbed, fine, *size))
+            continue
         for part in in_turn(middle, end, rows):
             climb = _loss(search, climbed, wanted, member, part, knowing[1])
             noise = fine[part.start - middle : part.stop - middle]
@@ -123,7 +130,13 @@ def likely_wrong(search: Ensemble, x: Tensor, labels: Tensor, generator: torch.G
 
 
 def fine_examples(
-    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float, mims: int = 0
+    objective: Objective,
+    x: Tensor,
+    noise: Tensor,
+    steps: int,
+    epsilon: float | Tensor,
+    step_size: float | Tensor,
+    mims: int = 0,
 ) -> Tensor:
     """PGD on every pixel, from the random start that `noise` `(B, C, H, W)` in [0, 1] gives; MIM on the first `mims`.
 
@@ -139,6 +152,26 @@ def fine_examples(
 
     project = linf_ball(x, epsilon)
     return ascend(objective, start, step_size=step_size, steps=steps, direction=direction, project=project)
+
+
+def recorded_examples(
+    graphs: Graphs,
+    search: Ensemble,
+    member: int | None,
+    x: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    steps: int,
+    epsilon: float,
+    step_size: float,
+) -> Tensor:
+    """`fine_examples` on the loss of a member or f_en, replayed; epsilon and step_size may differ at every call."""
+    sizes = torch.tensor([epsilon, step_size]).to(x.device, non_blocking=True)
+
+    def search_from(x: Tensor, labels: Tensor, noise: Tensor, sizes: Tensor) -> Tensor:
+        return fine_examples(loss_of(search, labels, member), x, noise, steps, sizes[0], sizes[1])
+
+    return graphs.run(("PGD", member, steps), search_from, x, labels, noise, sizes)
 
 
 def smooth_examples(
@@ -168,9 +201,10 @@ def noisy(x: Tensor, attack: TrainingAttack, generator: torch.Generator, team: T
     if not attack.noise:
         return x
     most = attack.epsilon[0] + torch.rand((), generator=generator).item() * (attack.epsilon[1] - attack.epsilon[0])
-    draws = team.rand((len(x), 2), generator).to(x)
+    draws = team.rand((len(x), 2), generator, x.device)
     size = most * draws[:, 1] * (draws[:, 0] < attack.noise)
-    signs = (team.rand(tuple(x.shape), generator) - 0.5).sign().to(x, memory_format=torch.channels_last)
+    signs = team.rand(tuple(x.shape), generator, x.device) - 0.5
+    signs = signs.sign().contiguous(memory_format=torch.channels_last)
     return (x + size[:, None, None, None] * signs).clamp(0, 1)
 
 
@@ -199,8 +233,8 @@ def train_step(
         Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
         processes they are of this one's share.
     """
-    rows = search.search_rows
-    examples = make_examples(search.refresh(), x, labels, phase.defense, phase.attack, generator, team, rows)
+    given = (x, labels, phase.defense, phase.attack, generator, team)
+    examples = make_examples(search.refresh(), *given, rows=search.search_rows, graphs=search.graphs)
     benign = noisy(x, phase.attack, generator, team)
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
