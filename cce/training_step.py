@@ -244,7 +244,7 @@ def train_step(
         clean = []
         for group in joint_members(phase.defense, len(forwards)):
             sets = needed_examples(phase.defense, group, len(examples)) if search.apart else range(len(examples))
-            inputs = torch.cat([benign[part], *examples[list(sets), part]])
+            inputs = torch.cat([benign[part], *(examples[k, part] for k in sets)])
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                 logits = torch.stack([forwards[member](inputs).float() for member in group])

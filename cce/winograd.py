@@ -56,6 +56,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
+        and len(x) > 0
         and min(x.shape[2:]) >= 4
         and not torch.compiler.is_compiling()
         and not getattr(_here, "off", False)

@@ -132,6 +132,9 @@ def test_other_numbers_do_not_fit():
     assert winograd.fits(x, w)
     assert not winograd.fits(x.bfloat16(), w.bfloat16())
     assert not winograd.fits(x[..., :3], w)
+    assert not winograd.fits(x[:0], w)
+    with winograd.turned_off():
+        assert not winograd.fits(x, w)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.fits(x, w)
 
