@@ -95,7 +95,7 @@ def test_early_rest_is_the_first_iterate_that_fools(trained, batch):
     model, (x, labels) = trained(2), batch
     for name in ("bim", "mim"):
         path = []
-        config = AttackConfig(name, EPSILON, EPSILON / 4, 6)
+        config = AttackConfig(name, 1.5 * EPSILON, EPSILON / 3, 6)
         attack(model, x, labels, config, watch=lambda i, z, path=path: path.append(z.detach().clone()))
         rested = attack(model, x, labels, config, early=True)
         wrong = torch.stack([~outcome(model, z, labels).right for z in path])
