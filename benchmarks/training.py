@@ -165,6 +165,9 @@ def fast_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int, compi
 def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str, Any]]:
     """How far the fast gradient is from the plain one, on the same examples: cosine, and relative distance."""
     examples = plain_examples(copy.deepcopy(source), x, labels, 2, torch.rand_like(x))
+    source = copy.deepcopy(source)
+    for dropout in (m for m in source.modules() if isinstance(m, torch.nn.Dropout)):
+        dropout.p = 0.0  # the two would drop different activations
     plain, fast = copy.deepcopy(source), copy.deepcopy(source).to(memory_format=torch.channels_last).train()
     with winograd.turned_off():
         plain_loss(plain, x, labels, examples).backward()

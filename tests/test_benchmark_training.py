@@ -59,6 +59,15 @@ def test_the_fast_gradient_is_within_bfloat16s_tolerance():
     assert row["distance"] < 0.33
 
 
+def test_gradients_are_compared_without_dropout():
+    """Each of the two would drop activations of its own, and the cosine tell of that."""
+    torch.manual_seed(0)
+    model = Ensemble(ModelConfig("cnn-cifar10", 2, 10, (3, 32, 32)))
+    (row,) = gradient_rows(model, torch.rand(8, 3, 32, 32), torch.arange(8))
+    assert row["cosine"] > 0.95
+    assert all(m.p == 0.5 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+
+
 def test_the_fast_step_trains(model):
     x, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
     step = fast_stepping(model, x, labels, 2, compiled=False)
