@@ -249,10 +249,9 @@ class SearchCopy:
     Its parameters take no gradient. `refresh` copies the source's present weights into it, so that it
     follows a model in training (with the running statistics, as in evaluation). `model` is an
     `Ensemble` of the same interface: float32 in, float32 out. `apart` tells that no batch norm joins the images of a
-    batch. `search_rows` and `step_rows` say how many images are
-    best taken at a time, in the search and in the step on the source: all (a large number) where the code is
-    compiled for one size, and in the step where batch norm needs the batch whole. `graphs` records searches on a GPU,
-    where it is compiled.
+    batch. `search_rows` and `step_rows` say how many images are best taken at a time, in the search and in the step
+    on the source: all (a large number) where the code is compiled for one size, and in the step where batch norm needs
+    the batch whole. `graphs` records searches on a GPU, where it is compiled.
     """
 
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
