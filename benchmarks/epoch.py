@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--steps", type=int, default=40, help="steps to time, at most")
     p.add_argument("--budget", dest="seconds", type=float, default=120.0, help="seconds after which no step begins")
-    p.add_argument("--compile", action="store_true", help="with torch.compile, and on a GPU with CUDA graphs")
+    p.add_argument("--compile", action="store_true", help="with torch.compile")
     p.add_argument("--whole", action="store_true", help="keep a whole training set of noise on the device")
     return p
 

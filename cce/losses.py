@@ -99,11 +99,11 @@ def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defe
     check(0 <= member < n, f"member is {member}; there are examples of {n} members")
     natural = F.cross_entropy(clean, labels)
     direct = F.cross_entropy(attacked[member], labels)
-    others = [i for i in range(n) if i != member]
-    if not others or defense.lambda_pm == defense.lambda_dm == 0:
+    if n == 1 or defense.lambda_pm == defense.lambda_dm == 0:
         return _terms(natural, direct=direct)
-    log_p = F.log_softmax(attacked[others], dim=-1)  # (N - 1, B, classes)
-    index = labels.expand(len(others), -1)[..., None]
+    others = torch.cat([attacked[:member], attacked[member + 1 :]])  # a list as an index would wait for the device
+    log_p = F.log_softmax(others, dim=-1)  # (N - 1, B, classes)
+    index = labels.expand(n - 1, -1)[..., None]
     weight = indicator(log_p, index, defense.indicator)  # (N - 1, B)
     if defense.reading == "released":
         p = log_p.exp()

@@ -251,7 +251,7 @@ class SearchCopy:
     `Ensemble` of the same interface: float32 in, float32 out. `apart` tells that no batch norm joins the images of a
     batch. `search_rows` and `step_rows` say how many images are best taken at a time, in the search and in the step
     on the source: all (a large number) where the code is compiled for one size, and in the step where batch norm needs
-    the batch whole. `graphs` records searches on a GPU, where it is compiled.
+    the batch whole. `graphs` records what a training step computes on a GPU.
     """
 
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
@@ -269,7 +269,7 @@ class SearchCopy:
                 self.model.members[i] = torch.compile(member, dynamic=False)
         kinds = {p.device.type for p in source.parameters()}
         one_size = compile or bool(kinds - {"cpu"})
-        self.graphs = Graphs() if compile and kinds == {"cuda"} else None
+        self.graphs = Graphs() if kinds == {"cuda"} else None
         self.search_rows = sys.maxsize if one_size else IN_CACHE
         self.apart = not self._pairs
         self.step_rows = self.search_rows if self.apart else sys.maxsize

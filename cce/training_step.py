@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cce.attacks import Objective, agreement_on, ascend, linf_ball, loss_of, momentum, smooth_perturbation
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
-from cce.cuda_graphs import Graphs
+from cce.cuda_graphs import Graphs, side_by_side
 from cce.draws import uniform
-from cce.losses import joint_members, loss_terms, needed_examples
+from cce.losses import LossTerms, joint_members, loss_terms, needed_examples
 from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
 from cce.parallel import ALONE, Team
 
@@ -35,6 +37,42 @@ def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int:
     return attack.grids[int(torch.rand((), generator=generator).item() * len(attack.grids))]
 
 
+def draw_rank(generator: torch.Generator, among: int = 3) -> int:
+    """Which wrong class a batch's knowing attack wants: 0 the likeliest, up to `among` - 1."""
+    return int(torch.rand((), generator=generator).item() * among)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All that a batch's examples hang on by chance.
+
+    `steps`, `grid` and `rank` say what is computed; `sizes` `(2,)` holds epsilon and step_size, `coarse` and `fine`
+    a start in [0, 1] for each target, all three on the images' device: what a recording takes anew at every step.
+    """
+
+    steps: int
+    grid: int
+    rank: int
+    sizes: Tensor
+    coarse: tuple[Tensor, ...]
+    fine: tuple[Tensor, ...]
+
+
+def draw(x: Tensor, targets: int, attack: TrainingAttack, generator: torch.Generator, team: Team = ALONE) -> Drawn:
+    """The draws for a batch of which `x` `(B, C, H, W)` is this process's share, and for so many targets."""
+    steps, epsilon, step_size = draw_attack(attack, generator)
+    whole = len(x) * team.count
+    smooth = round(attack.smooth * whole)
+    grid = draw_grid(attack, generator) if smooth else 0
+    rank = draw_rank(generator) if attack.aware else 0
+    coarse, fine = [], []
+    for _ in range(targets):  # for the whole batch, whatever of it is this process's: the generators stay in step
+        coarse.append(team.share(uniform((smooth, x.shape[1], grid, grid), generator, x.device)))
+        fine.append(team.share(uniform((whole - smooth, *x.shape[1:]), generator, x.device), first=smooth))
+    sizes = torch.tensor([epsilon, step_size]).to(x.device, non_blocking=True)
+    return Drawn(steps, grid, rank, sizes, tuple(coarse), tuple(fine))
+
+
 def make_examples(
     search: Ensemble,
     x: Tensor,
@@ -45,6 +83,7 @@ def make_examples(
     team: Team = ALONE,
     rows: int = sys.maxsize,
     graphs: Graphs | None = None,
+    refresh: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """The examples that a defense trains on: none (NAT), on f_en (ADV-EN, ADP), on each member (CCE).
 
@@ -61,14 +100,57 @@ def make_examples(
         generator: of the draws (CPU).
         team: whose share of the batch x is.
         rows: how many images are attacked at a time, at most; what is found does not depend on it.
-        graphs: records plain PGD, all its steps as one launch.
+        graphs: records the search, all its steps as one launch.
+        refresh: brings `search` up to date, first of all.
 
     Returns:
         `(K, B, C, H, W)` with K = 0, 1 or N.
     """
-    n = len(search.members)
-    targets: list[int | None] = {"none": [], "ensemble": [None], "members": list(range(n))}[defense.targets]
-    size = draw_attack(attack, generator)
+    targets: list[int | None] = {"none": [], "ensemble": [None], "members": list(range(len(search.members)))}[
+        defense.targets
+    ]
+    drawn = draw(x, len(targets), attack, generator, team)
+    if not targets:
+        return x.new_empty((0, *x.shape))
+
+    def found(x: Tensor, labels: Tensor, sizes: Tensor, *starts: Tensor) -> Tensor:
+        refresh()
+        epsilon, step_size = sizes.unbind()
+        wanted = likely_wrong(search, x, labels, drawn.rank) if attack.aware else labels
+        settings = (defense, attack, team, rows, drawn.steps, epsilon, step_size)
+        coarse, fine = starts[: len(targets)], starts[len(targets) :]
+        return torch.stack(
+            side_by_side(
+                [
+                    partial(target_examples, search, x, labels, wanted, member, *each, *settings)
+                    for member, *each in zip(targets, coarse, fine, strict=True)
+                ]
+            )
+        )
+
+    given = (x, labels, drawn.sizes, *drawn.coarse, *drawn.fine)
+    if graphs is None:
+        return found(*given)
+    return graphs.run(("examples", defense, attack, drawn.steps, drawn.grid, drawn.rank), found, *given)
+
+
+def target_examples(
+    search: Ensemble,
+    x: Tensor,
+    labels: Tensor,
+    wanted: Tensor,
+    member: int | None,
+    coarse: Tensor,
+    fine: Tensor,
+    defense: Defense,
+    attack: TrainingAttack,
+    team: Team,
+    rows: int,
+    steps: int,
+    epsilon: Tensor,
+    step_size: Tensor,
+) -> Tensor:
+    """`make_examples` on one target, f_en (`member` None) or a member, from its starts: `(B, C, H, W)`."""
     whole = len(x) * team.count
     smooth = round(attack.smooth * whole)
 
@@ -79,27 +161,16 @@ def make_examples(
     middle, end = own(smooth), own(whole)
     mims = own(smooth + round(attack.momentum * whole))
     knowing = [own(last - round(attack.aware * count)) for last, count in ((smooth, smooth), (whole, whole - smooth))]
-    grid = draw_grid(attack, generator) if smooth else 0
-    wanted = likely_wrong(search, x, labels, generator) if attack.aware else labels
-    examples = []
-    for member in targets:
-        climbed = labels if defense.reading == "paper" else predicted(search, x, member)
-        # Drawn for the whole batch, whatever of it is this process's: the generators stay in step.
-        coarse = team.share(uniform((smooth, x.shape[1], grid, grid), generator, x.device))
-        fine = team.share(uniform((whole - smooth, *x.shape[1:]), generator, x.device), first=smooth)
-        found = []
-        for part in in_turn(0, middle, rows):
-            climb = _loss(search, climbed, wanted, member, part, knowing[0])
-            found.append(smooth_examples(climb, x[part], coarse[part], *size))
-        if graphs and not (attack.smooth or attack.momentum or attack.aware):
-            examples.append(recorded_examples(graphs, search, member, x, climbed, fine, *size))
-            continue
-        for part in in_turn(middle, end, rows):
-            climb = _loss(search, climbed, wanted, member, part, knowing[1])
-            noise = fine[part.start - middle : part.stop - middle]
-            found.append(fine_examples(climb, x[part], noise, *size, mims=max(0, mims - part.start)))
-        examples.append(torch.cat(found))
-    return torch.stack(examples) if examples else x.new_empty((0, *x.shape))
+    climbed = labels if defense.reading == "paper" else predicted(search, x, member)
+    size, found = (steps, epsilon, step_size), []
+    for part in in_turn(0, middle, rows):
+        climb = _loss(search, climbed, wanted, member, part, knowing[0])
+        found.append(smooth_examples(climb, x[part], coarse[part], *size))
+    for part in in_turn(middle, end, rows):
+        climb = _loss(search, climbed, wanted, member, part, knowing[1])
+        noise = fine[part.start - middle : part.stop - middle]
+        found.append(fine_examples(climb, x[part], noise, *size, mims=max(0, mims - part.start)))
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def in_turn(start: int, stop: int, rows: int) -> list[slice]:
@@ -122,11 +193,10 @@ def _loss(search: Ensemble, labels: Tensor, wanted: Tensor, member: int | None, 
 
 
 @torch.no_grad()
-def likely_wrong(search: Ensemble, x: Tensor, labels: Tensor, generator: torch.Generator, among: int = 3) -> Tensor:
-    """One of the likeliest wrong classes of each image, `(B,)`: the batch's rank is drawn from the first `among`."""
+def likely_wrong(search: Ensemble, x: Tensor, labels: Tensor, rank: int = 0) -> Tensor:
+    """Each image's wrong class of that rank, `(B,)`: 0 for the likeliest."""
     ranked = search(x).scatter(1, labels[:, None], -float("inf")).argsort(1, descending=True)
-    drawn = int(torch.rand((), generator=generator).item() * among)
-    return ranked[:, min(drawn, ranked.shape[1] - 2)]
+    return ranked[:, min(rank, ranked.shape[1] - 2)]
 
 
 def fine_examples(
@@ -154,28 +224,13 @@ def fine_examples(
     return ascend(objective, start, step_size=step_size, steps=steps, direction=direction, project=project)
 
 
-def recorded_examples(
-    graphs: Graphs,
-    search: Ensemble,
-    member: int | None,
+def smooth_examples(
+    objective: Objective,
     x: Tensor,
-    labels: Tensor,
     noise: Tensor,
     steps: int,
-    epsilon: float,
-    step_size: float,
-) -> Tensor:
-    """`fine_examples` on the loss of a member or f_en, replayed; epsilon and step_size may differ at every call."""
-    sizes = torch.tensor([epsilon, step_size]).to(x.device, non_blocking=True)
-
-    def search_from(x: Tensor, labels: Tensor, noise: Tensor, sizes: Tensor) -> Tensor:
-        return fine_examples(loss_of(search, labels, member), x, noise, steps, sizes[0], sizes[1])
-
-    return graphs.run(("PGD", member, steps), search_from, x, labels, noise, sizes)
-
-
-def smooth_examples(
-    objective: Objective, x: Tensor, noise: Tensor, steps: int, epsilon: float, step_size: float
+    epsilon: float | Tensor,
+    step_size: float | Tensor,
 ) -> Tensor:
     """PGD on a coarse grid (see `smooth_perturbation`), from the start that `noise` `(B, C, g, g)` in [0, 1] gives."""
     picture = smooth_perturbation(x, epsilon)
@@ -233,37 +288,73 @@ def train_step(
         Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
         processes they are of this one's share.
     """
-    given = (x, labels, phase.defense, phase.attack, generator, team)
-    examples = make_examples(search.refresh(), *given, rows=search.search_rows, graphs=search.graphs)
+    graphs = search.graphs if team.count == 1 else None
+    given = (x, labels, phase.defense, phase.attack, generator, team, search.search_rows)
+    if graphs is None:
+        examples = make_examples(search.refresh(), *given)
+    else:
+        examples = make_examples(search.model, *given, graphs, search.refresh)
     benign = noisy(x, phase.attack, generator, team)
-    optimizer.zero_grad(set_to_none=True)
+    weights = [p for g in optimizer.param_groups for p in g["params"]]
+
+    def gradients(benign: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=graphs is None)
+        sums = accumulate_gradients(forwards, search, benign, labels, examples, phase.defense, autocast)
+        team.average_gradients(weights)
+        if clip_norm:
+            nn.utils.clip_grad_norm_(weights, clip_norm)
+        return sums
+
+    if graphs is None:
+        sums = gradients(benign, labels, examples)
+    else:
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        changes = [*(p.grad for p in weights if p.grad is not None), *search.source.buffers()]
+        key = ("gradients", phase.defense, autocast, clip_norm)
+        sums = graphs.run(key, gradients, benign, labels, examples, changes=changes, tolerance=ROUNDING)
+    optimizer.step()
+    return dict(zip(SCALARS, sums.unbind(), strict=True))
+
+
+SCALARS = (*(f.name for f in fields(LossTerms)), "loss", "entropy_clean")
+"""What `train_step` tells of a step."""
+ROUNDING = 0.02
+"""How far two gradients of one batch may be apart in bfloat16, as a fraction of the largest."""
+
+
+def accumulate_gradients(
+    forwards: list[Callable[[Tensor], Tensor]],
+    search: SearchCopy,
+    benign: Tensor,
+    labels: Tensor,
+    examples: Tensor,
+    defense: Defense,
+    autocast: bool = False,
+) -> Tensor:
+    """Add the gradient of the members' losses to their weights' own; returns `SCALARS`, detached, `(8,)`."""
     sums: dict[str, Tensor] = {}
     entropies = []
-    for part in in_turn(0, len(x), search.step_rows):
-        share = (part.stop - part.start) / len(x)  # every term is a mean over images
+    for part in in_turn(0, len(benign), search.step_rows):
+        share = (part.stop - part.start) / len(benign)  # every term is a mean over images
         clean = []
-        for group in joint_members(phase.defense, len(forwards)):
-            sets = needed_examples(phase.defense, group, len(examples)) if search.apart else range(len(examples))
+        for group in joint_members(defense, len(forwards)):
+            sets = needed_examples(defense, group, len(examples)) if search.apart else range(len(examples))
             inputs = torch.cat([benign[part], *(examples[k, part] for k in sets)])
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(benign.device.type, torch.bfloat16, enabled=autocast):
                 logits = torch.stack([forwards[member](inputs).float() for member in group])
             logits = logits.view(len(group), 1 + len(sets), part.stop - part.start, -1)
-            terms = loss_terms(group, logits, labels[part], phase.defense)
-            loss = share * terms.total(phase.defense)
+            terms = loss_terms(group, logits, labels[part], defense)
+            loss = share * terms.total(defense)
             loss.backward()
             clean.append(logits[:, 0].detach())
             for name, value in vars(terms).items():
                 sums[name] = sums.get(name, 0) + share * value.detach()
             sums["loss"] = sums.get("loss", 0) + loss.detach()
         entropies.append(entropy(log_mean_probability(torch.cat(clean))))
-    weights = [p for g in optimizer.param_groups for p in g["params"]]
-    team.average_gradients(weights)
-    if clip_norm:
-        nn.utils.clip_grad_norm_(weights, clip_norm)
-    optimizer.step()
     sums["entropy_clean"] = torch.cat(entropies).mean()
-    return sums
+    return torch.stack([sums[name] for name in SCALARS])
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

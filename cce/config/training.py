@@ -124,8 +124,9 @@ class TrainConfig:
     """All that a training run depends on, besides the machine.
 
     `precision`: `float32`, `bfloat16` (autocast in training, a folded bfloat16 copy to search for
-    examples) or `auto` (bfloat16 where the machine computes it natively). `save_every` is in steps,
-    `evaluate_every` in epochs. `flip` and `shift` (fraction of the side) augment each batch. `data_dir` is
+    examples) or `auto` (bfloat16 where the machine computes it natively). `compile`: by `torch.compile`,
+    half a minute at the start; an H200 then takes the paper's CIFAR-10 CNN in 0.74 of the time. `save_every` is in
+    steps, `evaluate_every` in epochs. `flip` and `shift` (fraction of the side) augment each batch. `data_dir` is
     a folder of class folders where `dataset` is not one of the named sets.
     """
 
