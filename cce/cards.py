@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from cce.checkpoints import Checkpoint, in_half_precision
+from cce.checkpoints import Checkpoint
+from cce.compact import kept_as
 from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
 
 
@@ -42,8 +43,9 @@ def _summary(c: Checkpoint) -> str:
         "",
         f"Loss: {_loss(c.defense)}.",
     ]
-    if in_half_precision(c.model):
-        lines += ["", "Weights: rounded to half precision; figures are of the rounded ones."]
+    kind = _ROUNDED.get(kept_as(c.model))
+    if kind:
+        lines += ["", f"Weights: rounded to {kind}; figures are of the rounded ones."]
     if c.detector:
         d = c.detector
         lines += [
@@ -54,6 +56,7 @@ def _summary(c: Checkpoint) -> str:
     return "\n".join(lines) + "\n"
 
 
+_ROUNDED = {"float16": "half precision", "int8": "int8 with a scale for each row, the rest to half precision"}
 _READINGS = {
     "paper": "Eq. 5 with the stop-gradient",
     "released": "as in the released code: softmax applied twice, gradient through the indicator, "
@@ -93,9 +96,18 @@ def _making(c: Checkpoint) -> str:
         "",
         f"{record['images_seen']:,} images seen, batch {config.batch_size}, {config.optimizer}, weight decay "
         f"{config.weight_decay:g}, seed {config.seed}, precision {config.precision}; "
-        f"{record['seconds'] / 60:.0f} minutes on {record['machine']}; {versions}.",
+        f"{_time(record['seconds'])} on {record['machine']}; {versions}.",
     ]
     return "\n".join(rows) + "\n"
+
+
+def _time(seconds: float) -> str:
+    """A duration in words.
+
+    >>> _time(61.2), _time(338.8)
+    ('61 seconds', '6 minutes')
+    """
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _training_attack(a: Any) -> str:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from cce.compact import SCALE, pack, unpack
 from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
 from cce.detection import Detector
 from cce.models import Ensemble
@@ -153,15 +154,14 @@ def _cpu_name() -> str:
 def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
     """Write the folder; the weights first, the config last, each whole or not at all.
 
-    Weights that float16 holds exactly are written so, in half the bytes; see `halve`.
+    Weights that int8 or float16 holds exactly are written so, in a quarter or half of the bytes; see `cce.compact`.
     """
     from cce.cards import model_card
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    if in_half_precision(checkpoint.model):
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    weights = pack({k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()})
+    weights = {k: v.contiguous() for k, v in weights.items()}
     with written_beside(folder / "model.safetensors") as beside:
         save_file(weights, beside, metadata={"format": "pt"})
         beside.chmod(0o644)  # safetensors writes for the owner alone
@@ -170,27 +170,6 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
     checkpoint.folder = folder
     return folder
-
-
-@torch.no_grad()
-def halve(model: Ensemble) -> None:
-    """Round the weights to float16's, in place; they are still computed with in float32 or bfloat16.
-
-    Raises:
-        CheckpointError: a weight beyond float16's range.
-    """
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            rounded = tensor.half()
-            if not rounded.isfinite().all():
-                raise CheckpointError(f"{name} holds values beyond float16's 65504; save in single precision")
-            tensor.copy_(rounded)
-
-
-def in_half_precision(model: Ensemble) -> bool:
-    """Whether float16 holds every weight exactly."""
-    tensors = [v for v in model.state_dict().values() if v.is_floating_point()]
-    return all(torch.equal(v.half().to(v.dtype), v) for v in tensors)
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
@@ -274,8 +253,10 @@ def _build(folder: Path, config: ModelConfig) -> Ensemble:
             _compare_counts(path, shapes, config)
             with torch.device("meta"):  # names and shapes alone: a config can ask for any size
                 model = Ensemble(config)
-            _compare(path, shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()})
-            weights = {name: file.get_tensor(name) for name in shapes}
+            needed = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+            scales = {k + SCALE: shape[:1] for k, shape in needed.items() if k + SCALE in shapes}
+            _compare(path, shapes, needed | scales)
+            weights = unpack({name: file.get_tensor(name) for name in shapes})
     except CheckpointError:
         raise
     except (ConfigError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, of sizes past all bounds
@@ -285,6 +266,8 @@ def _build(folder: Path, config: ModelConfig) -> Ensemble:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch the checkpoint again") from error
     for name, tensor in weights.items():
+        if tensor.dtype == torch.int8:
+            raise CheckpointError(f"{path}: {name} is int8 and has no scales; fetch the checkpoint again")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; fetch the checkpoint again")
     kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cce.checkpoints import Checkpoint, halve, training_record
+from cce.checkpoints import Checkpoint, training_record
+from cce.compact import halve, quarter
 from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.data import Dataset
 from cce.detection import calibrate
@@ -80,7 +81,7 @@ def figure_attacks(
 
 
 def export(
-    trainer: Trainer, dataset: Dataset, name: str, false_positive_rate: float = 0.05, half: bool = False
+    trainer: Trainer, dataset: Dataset, name: str, false_positive_rate: float = 0.05, weights: str = "float32"
 ) -> Checkpoint:
     """A trained ensemble as a checkpoint, its detector calibrated on the calibration images.
 
@@ -89,11 +90,11 @@ def export(
         dataset: where the calibration images are.
         name: the ensemble's id.
         false_positive_rate: of the detector on the calibration images.
-        half: round its weights to half precision first, in place.
+        weights: what they are rounded to first, in place: `float32`, `float16` or `int8` (see `cce.compact`).
     """
     trainer.model.eval()
-    if half:
-        halve(trainer.model)
+    if weights != "float32":
+        {"float16": halve, "int8": quarter}[weights](trainer.model)
     held = dataset.calibration
     clean = outcome(trainer.model, held.pixels().to(trainer.device), held.labels.to(trainer.device))
     where = f"{dataset.name} images {held.start} to {held.start + len(held) - 1}, kept for this alone"

@@ -49,7 +49,13 @@ def add(commands: Commands) -> None:
     p.add_argument("--indicator", choices=("soft", "hard"), help="w of Eq. 5: Eqs. 3-5 or Eqs. 1-2")
     p.add_argument("--reading", choices=READINGS, help="of Eq. 5: the paper's, or what the authors' code computes")
     p.add_argument("--seed", type=int, help="overrides the preset's seed")
-    p.add_argument("--half", action="store_true", help="write the ensemble's weights in half precision: half the bytes")
+    p.add_argument(
+        "--weights",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="what the ensemble's weights are rounded to at the end: half the bytes, or a quarter",
+    )
+    p.add_argument("--half", dest="weights", action="store_const", const="float16", help="short for --weights float16")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--tensorboard", action="store_true", help="also write event files to the run folder's tensorboard/")
     p.add_argument("--estimate", action="store_true", help="measure for two seconds, print time and memory as JSON")
@@ -117,12 +123,12 @@ def train_in(
         print(f"stopped at step {trainer.step} of {trainer.total_steps}; the same command resumes it")
         return 0
     try:
-        print(checkpoints.save(presets.export(trainer, dataset, name, half=options.half), folder.checkpoint))
+        print(checkpoints.save(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
         best = trainer.best_model()
         if best is not None:
             made = Snapshot(best, config, trainer.best_step, trainer.seconds, device)
             where = checkpoints.save(
-                presets.export(made, dataset, f"{name}-best", half=options.half), folder.best_checkpoint
+                presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
             )
             print(f"{where}: step {trainer.best_step}, the best {criterion(config.defense)}")
     except SafetensorError as error:
