@@ -15,15 +15,12 @@ from torch import Tensor
 from cce.cells import config_of, margin
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_RM, AttackConfig, ConfigError, TrainConfig, check, from_json
-from cce.measurements import read_measurement, write_measurement
+from cce.measurements import EQUAL_TERMS, read_measurement, write_measurement
 from cce.orders import HOLDS, REVERSED, UNCLEAR, verdict
 from cce.outcomes import Outcome
 
 BELOW = ("ADV-EN", "ADP", "CCE-Base")
 """The defenses that the paper prints below CCE-RM."""
-
-MEASUREMENT = "equal-terms"
-"""Name of the file in `measurements` that keeps a family."""
 
 _WITHOUT_EFFECT = ("compile", "save_every", "evaluate_every", "evaluate_images", "data_dir")
 
@@ -154,7 +151,7 @@ def paired_margin(one: Tensor, other: Tensor) -> float:
 def keep(family: Family, ensembles: Sequence[Checkpoint], about: Mapping[str, Any]) -> None:
     """Write a family into each of its ensembles' folders, for the card; `about` says how it was measured."""
     for c in ensembles:
-        write_measurement(c, MEASUREMENT, {**about, "family": asdict(family)})
+        write_measurement(c, EQUAL_TERMS, {**about, "family": asdict(family)})
 
 
 def family_of(c: Checkpoint) -> Family | None:
@@ -163,7 +160,7 @@ def family_of(c: Checkpoint) -> Family | None:
     Raises:
         ConfigError: a file that is damaged.
     """
-    kept = read_measurement(c, MEASUREMENT)
+    kept = read_measurement(c, EQUAL_TERMS)
     if kept is None:
         return None
     try:
@@ -172,7 +169,7 @@ def family_of(c: Checkpoint) -> Family | None:
         pairs = [s | {"losses": tuple(s["losses"]), "values": tuple(s["values"])} for s in values["comparisons"]]
         return Family(**values | {"comparisons": tuple(Comparison(**p) for p in pairs)})
     except (KeyError, TypeError, ValueError) as error:
-        check(False, f"{c.id}: {MEASUREMENT} cannot be read: {error}; measure again or delete it")
+        check(False, f"{c.id}: {EQUAL_TERMS} cannot be read: {error}; measure again or delete it")
         raise
 
 

@@ -12,6 +12,9 @@ from cce.runs import write_atomically
 MEASUREMENTS = "measurements"
 """Folder of a checkpoint with what `detect --write` and `transfer --write` measured."""
 
+EQUAL_TERMS = "equal-terms"
+"""An ensemble beside those that the same recipe made with other losses (see `cce.equal_terms`)."""
+
 BLACK_BOX = "black-box"
 """Tables 12 and 13's measure: `{"records": [...]}`, one for each attack and group of ensembles."""
 

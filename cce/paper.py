@@ -16,6 +16,7 @@ from typing import Any
 
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, Defense, check
+from cce.measurements import EQUAL_TERMS, read_measurement
 
 TEST_IMAGES = 10_000
 FEWER_IMAGES = 1_000
@@ -117,7 +118,8 @@ def find(wanted: Wanted, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None
     """The checkpoint for a cell: of its data set, members, defense, and the architecture where it is stated.
 
     Of several: that of the likely architecture, then one whose training attacks are the paper's kind, then one with
-    figures, then the one trained nearest to as long.
+    figures, then one of a recipe that other losses were measured with too, so that a table's columns compare, then the
+    one trained nearest to as long.
     """
     fitting = [
         c
@@ -128,12 +130,13 @@ def find(wanted: Wanted, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None
     return min(fitting, key=lambda c: _distance(wanted, c), default=None)
 
 
-def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, bool, float]:
+def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, bool, bool, float]:
     """How far a checkpoint is from a cell's, in the order of what `find` says."""
     config = checkpoint.training.get("config")
     epochs = sum(p["epochs"] for p in config["phases"]) if config else 0
     architecture = checkpoint.model.config.architecture
-    return architecture != wanted.likely, _hardened(config), not checkpoint.metrics, abs(EPOCHS - epochs)
+    alone = read_measurement(checkpoint, EQUAL_TERMS) is None
+    return architecture != wanted.likely, _hardened(config), not checkpoint.metrics, alone, abs(EPOCHS - epochs)
 
 
 def _hardened(config: dict[str, Any] | None) -> bool:

@@ -13,8 +13,8 @@ from cce.bench import Bench
 from cce.cards import model_card
 from cce.checkpoints import Checkpoint
 from cce.config import ADP, ADV_EN, CCE_BASE, CCE_RM, NAT, AttackConfig, ConfigError, ModelConfig, TrainConfig
-from cce.equal_terms import MEASUREMENT, families, family_of, groups, keep, measured_together, paired_margin
-from cce.measurements import read_measurement, write_measurement
+from cce.equal_terms import families, family_of, groups, keep, measured_together, paired_margin
+from cce.measurements import EQUAL_TERMS, read_measurement, write_measurement
 from cce.models import Ensemble
 from cce.orders import HOLDS, REVERSED, UNCLEAR
 from cce.outcomes import Outcome
@@ -163,7 +163,7 @@ def test_the_card_says_it(saved):
 
 
 def test_a_damaged_file_is_named(saved):
-    write_measurement(saved[0], MEASUREMENT, {"family": {"standings": [{}]}})
+    write_measurement(saved[0], EQUAL_TERMS, {"family": {"standings": [{}]}})
     with pytest.raises(ConfigError, match=r"rm: equal-terms cannot be read.*measure again or delete"):
         families(saved)
 
@@ -173,7 +173,7 @@ def test_command_measures_and_writes(saved, capsys):
     assert main(["compare", *folders, "--n", "12", "--write", "--json", "--device", "cpu"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["paired"] and found["images"] == 12 and {s["id"] for s in found["standings"]} == {"rm", "en"}
-    assert read_measurement(saved[1], MEASUREMENT)["command"] == "python -m cce compare rm en --n 12 --seed 0"
+    assert read_measurement(saved[1], EQUAL_TERMS)["command"] == "python -m cce compare rm en --n 12 --seed 0"
     assert "n = 12:" in (saved[0].folder / "README.md").read_text()
     assert main(["compare", *folders]) == 0
     assert "PGD k=20, epsilon 38.25/255, step 9.562/255, on the ensemble, n = 12" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import torch
 from cce import paper
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_BASE, CCE_DM, CCE_RM, AttackConfig, ConfigError, Defense, ModelConfig
+from cce.measurements import EQUAL_TERMS, write_measurement
 from cce.models import Ensemble
 from cce.paper import Wanted, choose, differences, find, items, printed
 
@@ -73,15 +74,32 @@ def test_find_takes_data_set_members_defense_and_architecture():
     assert find(Wanted("cifar10", "resnet20", 2, CCE_BASE.name), there) is None
 
 
+def made_in(epochs):
+    """A training record of so many epochs."""
+    return {"config": {"phases": [{"epochs": epochs}], "batch_size": 64, "optimizer": "adam", "train_images": 0}}
+
+
 def test_of_several_that_fit_a_cell_the_measured_and_the_longest_trained_one_is_taken():
     def trained(name, epochs, metrics):
-        config = {"phases": [{"epochs": epochs}], "batch_size": 64, "optimizer": "adam", "train_images": 0}
-        return dataclasses.replace(checkpoint(name, CCE_RM, training={"config": config}), metrics=metrics)
+        return dataclasses.replace(checkpoint(name, CCE_RM, training=made_in(epochs)), metrics=metrics)
 
     wanted = Wanted("cifar10", "resnet20", 2, "CCE-RM")
     there = [trained("short", 6, {"images": 1}), trained("unmeasured", 180, {}), trained("long", 60, {"images": 1})]
     assert find(wanted, there).id == "long"
     assert find(wanted, there[:2]).id == "short"
+
+
+def test_what_was_measured_beside_other_losses_comes_before_what_was_trained_longer_alone(tmp_path):
+    there = [
+        dataclasses.replace(checkpoint(name, CCE_RM, training=made_in(epochs)), folder=tmp_path / name)
+        for name, epochs in (("long", 24), ("compared", 13))
+    ]
+    for c in there:
+        c.folder.mkdir()
+    wanted = Wanted("cifar10", "resnet20", 2, "CCE-RM")
+    assert find(wanted, there).id == "long"
+    write_measurement(there[1], EQUAL_TERMS, {})
+    assert find(wanted, there).id == "compared"
 
 
 def test_the_papers_kind_of_training_attack_comes_before_a_hardened_recipe():

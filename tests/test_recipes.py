@@ -117,3 +117,11 @@ def test_the_hardened_recipe_goes_on_where_the_fast_one_ends():
     last = hardened.phases[-1]
     assert last.defense == fast.phases[-1].defense and last.attack.epsilon == fast.phases[-1].attack.epsilon
     assert (last.attack.smooth, last.attack.grids, last.attack.noise) == (0.5, (4, 8, 16), 0.5)
+
+
+@pytest.mark.parametrize("defense", SEVEN)
+def test_the_long_recipes_have_one_budget_but_detection_modes(defense):
+    config = preset(f"cifar10-resnet20-{defense}-long")
+    assert config.defense == SEVEN[defense] and config.batch_size == 256
+    assert config.epochs == (20.5 if defense == "cce-dm" else 24)
+    assert [n for n in grouped()["Minutes on a GPU (one budget, so that defenses compare)"] if n.endswith("-long")]
