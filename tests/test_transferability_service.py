@@ -99,11 +99,11 @@ def test_what_ensembles_did_to_each_other_at_release_is_shown(studio: Studio, tm
             made,
             "Measured at release on the first 24 test images of Digits, n = 24.",
         )
-        words, square, numbers = tab._released_between(studio, "tiny-two")
+        words, square = tab._released_between(studio, "tiny-two")
     finally:
         checkpoint.folder = folder
     assert "Measured at release" in words and "PGD k=3" in words
-    assert [a["text"] for a in square["layout"]["annotations"]][2:4] == ["25.0", "75.0"] and "75.0" in numbers
+    assert re.findall(r">([\d.]+)</td>", square) == ["100.0", "50.0", "25.0", "75.0", "50.0", "0.0"]
 
 
 def test_a_damaged_record_is_said_and_stops_nothing(studio: Studio, tmp_path: Path):
@@ -170,6 +170,18 @@ def test_the_square_says_its_numbers_in_words_too():
     assert [a["text"] for a in value["layout"]["annotations"]] == ["100.0", "50.0", "25.0", "0.0"]
     low, high = value["layout"]["yaxis"]["range"]
     assert low > high  # the first row on top
+
+
+def test_the_table_of_ensembles_numbers_its_columns_and_marks_what_meets_its_own():
+    shown = matrix.square("what", [[1, 0.5], [0.25, 0], [0.125, 0.75]], ["clean", "RM <2>", "DM"], ["RM <2>", "DM"])
+    assert re.findall(r"<th scope=\"row\">([^<]+)", shown) == ["clean", "1. RM &lt;2&gt;", "2. DM"]
+    assert re.findall(r'aria-label="([^"]+)">(\d)<', shown) == [("RM &lt;2&gt;", "1"), ("DM", "2")]
+    cells = re.findall(
+        r"<td style=\"background: rgb\(\d+, \d+, \d+\); color: (#\w+)\"( class=\"own\")?>([\d.]+)", shown
+    )
+    assert [c[2] for c in cells] == ["100.0", "50.0", "25.0", "0.0", "12.5", "75.0"]
+    assert [bool(c[1]) for c in cells] == [False, False, True, False, False, True]
+    assert cells[0][0] == "#fff" and cells[3][0] == "#111"  # readable on dark and on light
 
 
 def test_metrics_have_definitions_and_no_minus_zero(found: service.Found):

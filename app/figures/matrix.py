@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import plotly.graph_objects as go
 
-from app.figures.values import fold, table, to_value
+from app.figures.values import fold, framed, table, to_value
 
 HEIGHT = 330
 _LIGHT, _DARK = (0xF3, 0xF0, 0xFC), (0x3B, 0x2F, 0x86)  # one hue, darker is higher: readable without colour
@@ -60,6 +61,34 @@ def figure(
     fig.update_layout(height=HEIGHT, margin=dict(l=10, r=10, t=60, b=12), font=dict(size=13))
     fig.update_layout(uirevision=f"{rows}{columns}")
     return to_value(fig, describe(values, rows, columns))
+
+
+def square(caption: str, values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> str:
+    """The same as an HTML table, for any number of names: it scrolls, and the rows' names stay in view.
+
+    Args:
+        caption: what is in the cells.
+        values: accuracies (fractions), a row for each of `rows`.
+        rows: who is attacked; those that are columns too have their number.
+        columns: who sees the examples; only their numbers are shown above.
+    """
+    numbers = {name: str(i) for i, name in enumerate(columns, 1)}
+    heads = "".join(
+        f'<th scope="col" title="{escape(name)}" aria-label="{escape(name)}">{i}</th>' for name, i in numbers.items()
+    )
+    body = ""
+    for row, found in zip(rows, values, strict=True):
+        label = f"{numbers[row]}. {row}" if row in numbers else row
+        cells = (
+            f'<td style="background: {_css(_mixed(v))}; color: {_ink(v)}"{_own(row == name)}>{100 * v:.1f}</td>'
+            for name, v in zip(columns, found, strict=True)
+        )
+        body += f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>'
+    return framed(caption, f"<td></td>{heads}", body, "studio-square")
+
+
+def _own(own: bool) -> str:
+    return ' class="own"' if own else ""
 
 
 def describe(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> str:

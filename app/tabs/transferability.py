@@ -297,8 +297,7 @@ def _between(studio: Studio, c: _Controls) -> None:
         with gr.Column(scale=7, min_width=320):
             shown = _released_between(studio, name)
             source = gr.HTML(shown[0], elem_id="black-box-source")
-            square = figure(shown[1], height=matrix.HEIGHT, elem_id="black-box")
-            numbers = gr.HTML(shown[2], elem_classes="studio-numbers")
+            square = gr.HTML(shown[1], elem_id="black-box")
 
     def compared(work: Work, names: list[str], count: float, *typed: Any) -> list[Any]:
         found, words = service.between(studio, names, count, service.settings(*typed[:4]), typed[4], work)
@@ -308,9 +307,9 @@ def _between(studio: Studio, c: _Controls) -> None:
         found = service.comparable(studio, model)
         return [gr.CheckboxGroup(found, value=_first_few(found)), *_released_between(studio, model)]
 
-    work.wire(compared, [chosen, c.count, *c.of_attack, c.seed], [source, square, numbers])
+    work.wire(compared, [chosen, c.count, *c.of_attack, c.seed], [source, square])
     choice_of(c.model).click(**HOLD)
-    filled = [chosen, source, square, numbers]
+    filled = [chosen, source, square]
     quiet = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
     choice_of(c.model).click(spoken(restocked), [c.model], filled, **quiet).then(**RELEASE)
 
@@ -327,17 +326,16 @@ def _released_between(studio: Studio, name: str) -> list[Any]:
     except ConfigError as error:
         found, why = None, sentence(str(error))
     if found is None:
-        return [note(why, live=True), matrix.waiting("Press Compare."), ""]
+        return [note(why, live=True), note("Who is right on whose examples appears here.")]
     return _compared(studio, *found)
 
 
 def _compared(studio: Studio, found: BlackBox, words: str) -> list[Any]:
-    titles = {e.id: f"{e.defense} {e.members} × {e.architecture}" for e in studio.registry.entries()}
+    titles = {e.id: e.title.partition(", ")[2] for e in studio.registry.entries()}
     names = [titles.get(n, n) for n in found.names]
     if len(set(names)) < len(names):
         names = list(found.names)
     rows, values = ["clean", *names], [found.natural, *found.a]
-    caption = f"Right, in percent: {found.attack.describe()}, n = {found.images:,}; rows: source, columns: attacked"
+    caption = "Right, in percent. A row's examples, made against it, are shown to the ensemble of each column's number."
     attack = found.attack.describe().removesuffix(", on the ensemble")
-    drawn = matrix.figure(values, rows, names, "source of the examples", "attacked ensemble")
-    return [note(f"{words} {attack}.", live=True), drawn, matrix.numbers(caption, values, rows, names)]
+    return [note(f"{words} {attack}.", live=True), matrix.square(caption, values, rows, names)]

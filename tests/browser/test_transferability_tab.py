@@ -49,7 +49,9 @@ def test_measure_and_look_at_the_pictures_of_a_subset(open_page: Callable[..., P
     expect(page.locator("#transferability-metrics .value")).to_have_count(3)
     page.locator("#black-box-go").click()
     expect(page.locator("#black-box-source")).to_contain_text("n = 30")
-    expect(page.locator("#black-box .studio-figure")).to_have_attribute("aria-label", re.compile("CCE-RM"))
+    rows = page.locator("#black-box tbody th")
+    expect(rows).to_have_text(["clean", re.compile(r"^1\. CCE"), re.compile(r"^2\. CCE")])
+    expect(page.locator("#black-box td.own")).to_have_count(2)
 
 
 def test_cancel_stops_the_work_and_leaves_what_was_there(open_page: Callable[..., Page]):
