@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -117,14 +118,16 @@ class Checkpoint:
         }
 
 
-def training_record(config: TrainConfig, steps: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """How a checkpoint was made: the config, images seen, time, machine and versions."""
+def training_record(
+    config: TrainConfig, steps: int, seconds: float, device: torch.device, machines: Sequence[str] = ()
+) -> dict[str, Any]:
+    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s."""
     return {
         "config": to_json(config),
         "steps": steps,
         "images_seen": steps * config.batch_size,
         "seconds": round(seconds, 1),
-        "machine": machine_name(device),
+        "machine": ", then ".join(machines) or machine_name(device),
         "versions": {"python": platform.python_version(), "torch": version("torch"), "cce": version_of_cce()},
     }
 

@@ -189,7 +189,7 @@ class Jobs:
         tensors, step = saved
         model = Ensemble(config.model)
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-        snapshot = Snapshot(model, config, step, float(tensors["seconds"]))
+        snapshot = Snapshot(model, config, step, float(tensors["seconds"]), machines=job.folder.machines())
         checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)  # type: ignore[arg-type]
         checkpoints.save(checkpoint, latest_folder(job.folder))
         return checkpoint
@@ -306,6 +306,7 @@ class Snapshot:
     step: int
     seconds: float
     device: torch.device = torch.device("cpu")
+    machines: tuple[str, ...] = ()
 
 
 def _send(job: Job, number: signal.Signals) -> None:

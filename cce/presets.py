@@ -105,7 +105,7 @@ def export(
         dataset=config.dataset,
         classes=dataset.classes,
         defense=config.defense,
-        training=training_record(config, trainer.step, trainer.seconds, trainer.device),
+        training=training_record(config, trainer.step, trainer.seconds, trainer.device, trainer.machines),
         detector=calibrate(clean.entropy.cpu().numpy(), false_positive_rate, where),
     )
 

@@ -179,6 +179,20 @@ class RunFolder:
         except FileNotFoundError:
             return {"state": "queued"}
 
+    def machines(self) -> tuple[str, ...]:
+        """The machines that have worked on the run, in turn."""
+        try:
+            return tuple(json.loads((self.path / "machines.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return ()
+
+    def note_machine(self, name: str, anew: bool = False) -> None:
+        """Write down that a machine goes on with the run, or begins it `anew`."""
+        before = () if anew else self.machines()
+        if before[-1:] != (name,):
+            with refusing(f"{self.path / 'machines.json'}"):
+                write_atomically(self.path / "machines.json", json.dumps([*before, name]) + "\n")
+
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         path = self.path / "metrics.jsonl"

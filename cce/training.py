@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cce import training_state
 from cce.augmentation import augment
+from cce.checkpoints import machine_name
 from cce.config import TrainConfig, check, default_attack, to_json
 from cce.data import Dataset
 from cce.models import Ensemble, SearchCopy, fast_dtype
@@ -101,6 +102,11 @@ class Trainer:
         self.looks_uniform = False  # at the last logged line, after the warm-up
         self.epoch_entropy: list[float] = []
         self.stop_requested = False
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Those that have worked on the run, in turn."""
+        return self.folder.machines()
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs besides the step, as named tensors."""
@@ -396,6 +402,8 @@ def run(
     try:
         trainer = Trainer(config, dataset, folder, device, team, log)
         trainer.restore()
+        if team.main:
+            folder.note_machine(machine_name(trainer.device), anew=trainer.step == 0)
         say("running", step=trainer.step, total_steps=trainer.total_steps)
         state = trainer.fit(quiet=quiet)
         say(state, step=trainer.step, total_steps=trainer.total_steps, seconds=trainer.seconds)

@@ -195,3 +195,14 @@ def test_a_state_without_its_step_is_named(folder):
     save_file({"a": torch.zeros(1)}, folder.path / "last" / "state.safetensors")
     with pytest.raises(RunError, match="state.safetensors is damaged"):
         folder.load_state()
+
+
+def test_machines_are_kept_in_turn_and_forgotten_by_a_run_that_begins_anew(folder):
+    assert folder.machines() == ()
+    for name in ("GPU", "GPU", "CPU", "GPU"):
+        folder.note_machine(name)
+    assert folder.machines() == ("GPU", "CPU", "GPU")
+    folder.note_machine("CPU", anew=True)
+    assert folder.machines() == ("CPU",)
+    (folder.path / "machines.json").write_text("[half")
+    assert folder.machines() == ()

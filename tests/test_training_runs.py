@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cce import training
+from cce.checkpoints import machine_name
 from cce.config import (
     Defense,
     ModelConfig,
@@ -18,6 +19,7 @@ from cce.config import (
     from_json,
     to_json,
 )
+from cce.presets import export
 from cce.runs import RunError, RunFolder
 from cce.training import TrainingError, run
 from tiny_runs import ATTACK, run_program, tiny_config
@@ -152,6 +154,17 @@ def test_sigterm_stops_after_the_present_step_and_gives_the_handler_back(trainer
     assert resumed.restore() and resumed.step == 10 and len(resumed.pending) == 10
     assert resumed.fit(quiet=True) == "finished"
     assert lines(resumed.folder) == lines(undisturbed)
+
+
+def test_an_ensemble_names_every_machine_that_trained_it(digits, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(training, "machine_name", lambda device: "first")
+    monkeypatch.setattr(training.Trainer, "fit", lambda self, quiet: [self.advance(), self.save()] and "stopped")
+    run(tiny_config(), digits, folder, CPU, quiet=True)
+    monkeypatch.undo()
+    trainer = run(tiny_config(), digits, folder, CPU, quiet=True)
+    record = export(trainer, digits, "made").training
+    assert record["machine"] == f"first, then {machine_name(CPU)}" and record["steps"] == 28
 
 
 def test_metrics_hold_a_line_a_logging_step_and_one_an_evaluation(undisturbed):

@@ -126,7 +126,7 @@ def train_in(
         print(checkpoints.save(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
         best = trainer.best_model()
         if best is not None:
-            made = Snapshot(best, config, trainer.best_step, trainer.seconds, device)
+            made = Snapshot(best, config, trainer.best_step, trainer.seconds, device, trainer.machines)
             where = checkpoints.save(
                 presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
             )
