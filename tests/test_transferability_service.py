@@ -124,6 +124,8 @@ def test_a_damaged_record_is_said_and_stops_nothing(studio: Studio, tmp_path: Pa
 def test_between_ensembles(studio: Studio):
     names = [name for _, name in service.comparable(studio, "tiny-two")]
     assert names == ["tiny-three", "tiny-two"]
+    assert service.nearest(studio, "tiny-two") == ["tiny-two", "tiny-three"]
+    assert service.nearest(studio, "tiny-two", 1) == ["tiny-two"] and service.nearest(studio, "gone") == []
     made, source = service.between(studio, names, 10, PGD)
     assert made.names == ("tiny-three", "tiny-two") and made.images == 10 and "n = 10" in source
 

@@ -132,6 +132,20 @@ def comparable(studio: Studio, name: str) -> list[tuple[str, str]]:
     return [(e.title, e.id) for e in entries if e.dataset == dataset]
 
 
+def nearest(studio: Studio, name: str, count: int = 4) -> list[str]:
+    """The ensemble and those to compare it with first: of its architecture, then of as many members; ids."""
+    entries = {e.id: e for e in studio.registry.entries()}
+    if name not in entries:
+        return []
+    own = entries[name]
+
+    def apart(other: str) -> tuple[bool, bool, bool]:
+        e = entries[other]
+        return other != name, e.architecture != own.architecture, e.members != own.members
+
+    return sorted((i for _, i in comparable(studio, name)), key=apart)[:count]
+
+
 def between(
     studio: Studio,
     names: Sequence[str],

@@ -292,7 +292,8 @@ def _between(studio: Studio, c: _Controls) -> None:
     choices = service.comparable(studio, name)
     with gr.Row(elem_classes="studio-split"):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-            chosen = gr.CheckboxGroup(choices, value=_first_few(choices), label="Ensembles", elem_id="black-box-models")
+            first = service.nearest(studio, name)
+            chosen = gr.CheckboxGroup(choices, value=first, label="Ensembles", elem_id="black-box-models")
             work = long_work.build("black-box", "Compare", "Each ensemble is attacked once, all are asked.")
         with gr.Column(scale=7, min_width=320):
             shown = _released_between(studio, name)
@@ -305,17 +306,13 @@ def _between(studio: Studio, c: _Controls) -> None:
 
     def restocked(model: str) -> list[Any]:
         found = service.comparable(studio, model)
-        return [gr.CheckboxGroup(found, value=_first_few(found)), *_released_between(studio, model)]
+        return [gr.CheckboxGroup(found, value=service.nearest(studio, model)), *_released_between(studio, model)]
 
     work.wire(compared, [chosen, c.count, *c.of_attack, c.seed], [source, square])
     choice_of(c.model).click(**HOLD)
     filled = [chosen, source, square]
     quiet = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
     choice_of(c.model).click(spoken(restocked), [c.model], filled, **quiet).then(**RELEASE)
-
-
-def _first_few(choices: list[tuple[str, str]]) -> list[str]:
-    return [name for _, name in choices[:4]]
 
 
 def _released_between(studio: Studio, name: str) -> list[Any]:
