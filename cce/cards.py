@@ -212,7 +212,7 @@ def _equal_terms(c: Checkpoint) -> str:
     ]
     for s in family.standings:
         figures = " | ".join(percent(v) for v in (s.natural, s.robust, s.all_right))
-        lines.append(f"| {s.id} | {s.defense} | {figures} | {s.minutes:.0f} |")
+        lines.append(f"| {s.id} | {s.defense} | {figures} | {s.took} |")
     if family.comparisons:
         lines += ["", *(f"- {one.describe()}" for one in family.comparisons)]
         lines += [

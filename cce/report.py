@@ -110,7 +110,7 @@ def _families(found: Sequence[Family]) -> str:
         rows = [
             f"<th scope='row'>{escape(s.id)}</th><td>{escape(s.defense)}</td>"
             + "".join(f'<td class="number">{percent(v)}</td>' for v in (s.natural, s.robust, s.all_right))
-            + f'<td class="number">{s.minutes:.0f}</td>'
+            + f'<td class="number">{s.took}</td>'
             for s in family.standings
         ]
         heads = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]

@@ -120,8 +120,7 @@ def family(one: Family) -> str:
     """Ensembles that differ in their loss alone, and what is said of CCE-RM beside the others."""
     head = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]
     rows = [
-        [s.id, s.defense, percent(s.natural), percent(s.robust), percent(s.all_right), f"{s.minutes:.0f}"]
-        for s in one.standings
+        [s.id, s.defense, percent(s.natural), percent(s.robust), percent(s.all_right), s.took] for s in one.standings
     ]
     shown = table(one.describe(), head, rows)
     return shown + (_compared(one.comparisons, one.paired) if one.comparisons else "")

@@ -108,5 +108,5 @@ def _print(family: Family) -> None:
     print(family.describe())
     for s in family.standings:
         figures = f"natural {percent(s.natural)}, robust {percent(s.robust)}, S1..1 {percent(s.all_right)}"
-        print(f"  {s.id:32} {s.defense:9} {figures}, {s.minutes:.0f} minutes")
+        print(f"  {s.id:32} {s.defense:9} {figures}, {s.took} minutes")
     print("".join(f"  {one.describe()}\n" for one in family.comparisons))
