@@ -171,7 +171,8 @@ def _resnet20_fast(defense: str) -> TrainConfig:
 def _resnet20_long(defense: str) -> TrainConfig:
     """Twenty-four epochs of three-step PGD at 8/255 in batches of 256: six minutes on an H200 that three others share.
 
-    CCE-RM gains three points of natural and of robust accuracy over the fast recipe.
+    CCE-RM's natural accuracy was 81.4 % and its robust accuracy 42.7 % after 22 of them; the fast recipe's are 77.0 and
+    41.5 (PGD k=20, 8/255, the first 1,000 test images).
     """
     config = _resnet20_fast(defense)
     if defense == "cce-dm":
