@@ -158,7 +158,7 @@ def test_the_card_says_it(saved):
     keep(family, saved, {})
     for c in saved:
         card = model_card(c)
-        assert "| en | ADV-EN | 90.0 % | 40.0 % | 30.0 % | 1 |" in card
+        assert "| en | ADV-EN | 90.0 % | 40.0 % | 30.0 % | 1.0 |" in card
         assert "- Robust accuracy: CCE-RM 50.0 %, ADV-EN 40.0 %: CCE-RM is better, as printed." in card
 
 
