@@ -94,6 +94,20 @@ def order_list(found: Sequence[Order]) -> str:
             '<p class="studio-note">No row has two measured ensembles under the same attack yet, so no printed order '
             "can be checked.</p>"
         )
+    said = {verdict: sum(o.verdict == verdict for o in found) for verdict in (HOLDS, REVERSED, UNCLEAR)}
+    words = (
+        f"Pairs measured under the same attack: {len(found)}. The printed order holds in {said[HOLDS]} and does not in "
+        f"{said[REVERSED]}; in {said[UNCLEAR]} the difference is too small to tell. The ensembles were not trained as "
+        "the paper's were: see which settings differ."
+    )
+    told, close = ([o for o in found if (o.verdict == UNCLEAR) == unclear] for unclear in (False, True))
+    shown = _orders("Percent right under the same attack", told) if told else ""
+    few = f"The {len(close)} whose difference is within the margin"
+    more = fold(few, _orders("Too close to tell", close)) if close else ""
+    return f'<p class="studio-note">{words}</p>{shown}{more}'
+
+
+def _orders(caption: str, found: Sequence[Order]) -> str:
     head = ["row", "printed above", "printed", "measured", "margin", "n", "verdict"]
     rows = [
         [
@@ -107,13 +121,7 @@ def order_list(found: Sequence[Order]) -> str:
         ]
         for o in found
     ]
-    said = {verdict: sum(o.verdict == verdict for o in found) for verdict in (HOLDS, REVERSED, UNCLEAR)}
-    words = (
-        f"Pairs measured under the same attack: {len(found)}. The printed order holds in {said[HOLDS]} and does not in "
-        f"{said[REVERSED]}; in {said[UNCLEAR]} the difference is too small to tell. The ensembles were not trained as "
-        "the paper's were: see which settings differ."
-    )
-    return f'<p class="studio-note">{words}</p>{table("Percent right under the same attack", head, rows)}'
+    return table(caption, head, rows)
 
 
 def family(one: Family) -> str:
