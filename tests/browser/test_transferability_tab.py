@@ -35,8 +35,10 @@ def test_measure_and_look_at_the_pictures_of_a_subset(open_page: Callable[..., P
     expect(source).to_contain_text("Digits, CCE-DM")
     expect(source).to_contain_text("n = 30")
     expect(source).to_contain_text("epsilon 38.25/255")  # the ensemble's own: the button waits for the choice
-    shares = page.locator("#flow .node[data-before=''] .share").all_text_contents()
-    assert sum(int(re.match(r"[\d,]+", s).group().replace(",", "")) for s in shares) == 30
+    page.wait_for_function(  # the flow is drawn after the words
+        """() => [...document.querySelectorAll("#flow .node[data-before=''] .share")]
+            .reduce((sum, share) => sum + parseInt(share.textContent), 0) === 30"""
+    )
     ribbon = page.locator("#flow .ribbon").first
     words = int(re.match(r"\d+", ribbon.get_attribute("aria-label")).group())
     ribbon.focus()
