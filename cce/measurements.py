@@ -19,15 +19,21 @@ BLACK_BOX = "black-box"
 """Tables 12 and 13's measure: `{"records": [...]}`, one for each attack and group of ensembles."""
 
 
+def has_measurement(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether `measurements/NAME.json` ships with a checkpoint, whatever is in it."""
+    return bool(checkpoint.folder) and (checkpoint.folder / MEASUREMENTS / f"{name}.json").is_file()
+
+
 def read_measurement(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
     """What ships with a checkpoint under `measurements/NAME.json`; None where nothing does.
 
     Raises:
         ConfigError: a file that is damaged.
     """
-    path = checkpoint.folder / MEASUREMENTS / f"{name}.json" if checkpoint.folder else None
-    if path is None or not path.is_file():
+    if not has_measurement(checkpoint, name):
         return None
+    assert checkpoint.folder is not None
+    path = checkpoint.folder / MEASUREMENTS / f"{name}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

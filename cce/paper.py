@@ -16,7 +16,7 @@ from typing import Any
 
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, Defense, check
-from cce.measurements import EQUAL_TERMS, read_measurement
+from cce.measurements import EQUAL_TERMS, has_measurement
 
 TEST_IMAGES = 10_000
 FEWER_IMAGES = 1_000
@@ -135,7 +135,7 @@ def _distance(wanted: Wanted, checkpoint: Checkpoint) -> tuple[bool, bool, bool,
     config = checkpoint.training.get("config")
     epochs = sum(p["epochs"] for p in config["phases"]) if config else 0
     architecture = checkpoint.model.config.architecture
-    alone = read_measurement(checkpoint, EQUAL_TERMS) is None
+    alone = not has_measurement(checkpoint, EQUAL_TERMS)
     return architecture != wanted.likely, _hardened(config), not checkpoint.metrics, alone, abs(EPOCHS - epochs)
 
 

@@ -100,6 +100,8 @@ def test_what_was_measured_beside_other_losses_comes_before_what_was_trained_lon
     assert find(wanted, there).id == "long"
     write_measurement(there[1], EQUAL_TERMS, {})
     assert find(wanted, there).id == "compared"
+    (tmp_path / "compared" / "measurements" / f"{EQUAL_TERMS}.json").write_text("{half")
+    assert find(wanted, there).id == "compared"  # a damaged file hides no other cell
 
 
 def test_the_papers_kind_of_training_attack_comes_before_a_hardened_recipe():
