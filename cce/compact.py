@@ -66,7 +66,7 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
         rest = {k: v for k, v in rest.items() if k not in rows}
     if all(torch.equal(v.half().to(v.dtype), v) for v in rest.values()):
         rest = {k: v.half() for k, v in rest.items()}
-    return {k: (packed | rest)[k] for name in state for k in (name, name + SCALE) if k in packed | rest}
+    return packed | rest
 
 
 def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

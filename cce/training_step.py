@@ -310,7 +310,7 @@ def train_step(
     else:
         for weight in weights:
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        changes = [*(p.grad for p in weights if p.grad is not None), *search.source.buffers()]
+        changes = [*(w.grad for w in weights), *search.source.buffers()]
         key = ("gradients", phase.defense, autocast, clip_norm)
         sums = graphs.run(key, gradients, benign, labels, examples, changes=changes, tolerance=ROUNDING)
     optimizer.step()

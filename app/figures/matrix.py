@@ -76,19 +76,15 @@ def square(caption: str, values: Sequence[Sequence[float]], rows: Sequence[str],
     heads = "".join(
         f'<th scope="col" title="{escape(name)}" aria-label="{escape(name)}">{i}</th>' for name, i in numbers.items()
     )
-    body = ""
+    body, own = "", ' class="own"'
     for row, found in zip(rows, values, strict=True):
         label = f"{numbers[row]}. {row}" if row in numbers else row
         cells = (
-            f'<td style="background: {_css(_mixed(v))}; color: {_ink(v)}"{_own(row == name)}>{100 * v:.1f}</td>'
+            f'<td style="background: {_css(_mixed(v))}; color: {_ink(v)}"{own * (row == name)}>{100 * v:.1f}</td>'
             for name, v in zip(columns, found, strict=True)
         )
         body += f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>'
     return framed(caption, f"<td></td>{heads}", body, "studio-square")
-
-
-def _own(own: bool) -> str:
-    return ' class="own"' if own else ""
 
 
 def describe(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> str:
