@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cce import winograd
+from cce import batch_norm, native, winograd
 from cce.config import ConfigError, ModelConfig, check
 from cce.cuda_graphs import Graphs
+from cce.residual import Program
 
 
 class Convolution(nn.Conv2d):
@@ -39,7 +40,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """`(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`; `add` is added, then `relu` clips."""
-        return _finish(self.norm(self.conv(x)), add, relu)
+        y = self.conv(x)
+        if batch_norm.fits(y, self.norm):
+            return batch_norm.normalize(y, self.norm, add, relu)
+        return _finish(self.norm(y), add, relu)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -119,6 +123,8 @@ class ResNet(nn.Module):
     at most a quarter of 1/255, where raw pixels would lose a half.
     """
 
+    program: Program | None = None  # computes a search copy whole where it fits
+
     def __init__(self, channels: int, classes: int, depth: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
@@ -133,6 +139,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(B, classes)` of `x` `(B, C, H, W)` in [0, 1]."""
+        if self.program is not None and self.program.fits(x):
+            return self.program(x)
         x = ((x - 0.5) / 0.25).to(self.head.weight.dtype)
         return self.head(self.blocks(self.stem(x, relu=True)).mean((2, 3)))
 
@@ -250,8 +258,8 @@ class SearchCopy:
     follows a model in training (with the running statistics, as in evaluation). `model` is an
     `Ensemble` of the same interface: float32 in, float32 out. `apart` tells that no batch norm joins the images of a
     batch. `search_rows` and `step_rows` say how many images are best taken at a time, in the search and in the step
-    on the source: all (a large number) where the code is compiled for one size, and in the step where batch norm needs
-    the batch whole. `graphs` records what a training step computes on a GPU.
+    on the source: all (a large number) where the code is compiled for one size or takes a few at a time itself, and in
+    the step where batch norm needs the batch whole. `graphs` records what a training step computes on a GPU.
     """
 
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
@@ -261,6 +269,11 @@ class SearchCopy:
         self._convolutions: list[FoldedConv] = []
         self._fold(source, self.model)
         self.model.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._programs: list[Program] = []
+        for member in self.model.members:
+            if isinstance(member, ResNet):
+                member.program = Program(member)
+                self._programs.append(member.program)
         self._plain = dict(self.model.named_parameters())
         folded = {id(p) for _, conv in self._pairs for p in conv.parameters()}
         self._plain = {n: p for n, p in self._plain.items() if id(p) not in folded}
@@ -270,7 +283,8 @@ class SearchCopy:
         kinds = {p.device.type for p in source.parameters()}
         one_size = compile or bool(kinds - {"cpu"})
         self.graphs = Graphs() if kinds == {"cuda"} else None
-        self.search_rows = sys.maxsize if one_size else IN_CACHE
+        whole = bool(self._programs) and dtype == torch.float32 and native.library() is not None
+        self.search_rows = sys.maxsize if one_size or whole else IN_CACHE
         self.apart = not self._pairs
         self.step_rows = self.search_rows if self.apart else sys.maxsize
         self.refresh()
@@ -304,6 +318,8 @@ class SearchCopy:
             parameter.copy_(own[name])
         for conv in self._convolutions:
             conv.repack()
+        for program in self._programs:
+            program.repack()
         return self.model
 
 

@@ -1,15 +1,16 @@
-import subprocess
+import contextlib
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cce import winograd
+from cce import batch_norm, native, winograd
 from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
-from cce.models import Convolution, Ensemble, FoldedConv, SearchCopy
+from cce.models import Ensemble, FoldedConv, SearchCopy
+from cce.residual import Program
 from cce.training_step import train_step
 
-compiled = pytest.mark.skipif(winograd.library() is None, reason="no AVX, or no C++ compiler, here")
+compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
 
 SHAPES = [  # images, inputs, outputs, height, width
     (1, 16, 16, 4, 4),
@@ -91,23 +92,6 @@ def test_not_a_number_stays_one_through_the_relu():
     assert winograd.convolve(x, w, bias, relu=True).isnan().any()
 
 
-@compiled
-def test_the_code_for_wider_vectors_computes_the_same(tmp_path, monkeypatch):
-    """Where the processor has AVX-512 it is the code that runs; elsewhere the compiler splits its vectors."""
-    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
-    flags = (*winograd._FLAGS, "-DCCE_LANES=16")
-    wide = winograd._declared(winograd.ctypes.CDLL(str(winograd._compiled("c++", flags))))
-    assert winograd._agrees(wide)
-    x, w, *_ = operands(3, 32, 16, 9, 9)
-    weight = w.clone().requires_grad_()
-    monkeypatch.setattr(winograd, "_load", lambda: wide)
-    y = winograd.convolve(x, weight)
-    (found,) = torch.autograd.grad(y.square().sum(), weight)
-    other = w.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(F.conv2d(x, other, padding=1).square().sum(), other)
-    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
-
-
 @pytest.mark.parametrize(
     "conv",
     [
@@ -133,7 +117,7 @@ def test_other_numbers_do_not_fit():
     assert not winograd.fits(x.bfloat16(), w.bfloat16())
     assert not winograd.fits(x[..., :3], w)
     assert not winograd.fits(x[:0], w)
-    with winograd.turned_off():
+    with native.turned_off():
         assert not winograd.fits(x, w)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.fits(x, w)
@@ -142,31 +126,38 @@ def test_other_numbers_do_not_fit():
 @compiled
 def test_searches_and_training_use_it_and_verdicts_do_not(monkeypatch):
     """What says whether an attack succeeded is PyTorch's own convolution."""
-    calls, own = [], winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *given: calls.append(1) or own(*given))
-    for architecture, count in (("resnet8", 4), ("cnn-mnist", 3)):
+    calls = []
+    for module, name in ((winograd, "convolve"), (batch_norm, "normalize"), (Program, "__call__")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, own=own, name=name: calls.append(name) or own(*given))
+    for architecture, in_training, in_search in (
+        ("resnet8", 4 * ["convolve"] + 9 * ["normalize"], ["__call__"]),
+        ("cnn-mnist", 3 * ["convolve"], 3 * ["convolve"]),
+    ):
         model, x = Ensemble(ModelConfig(architecture, 1, 10, (1, 16, 16))), torch.rand(2, 1, 16, 16)
-        for used in (model.train(), SearchCopy(model, torch.float32).model, model.eval()):
+        x = x.contiguous(memory_format=torch.channels_last)
+        search = SearchCopy(model, torch.float32).model
+        for used, training, expected in ((model, True, in_training), (search, False, in_search), (model, False, [])):
             calls.clear()
-            used(x)
-            assert len(calls) == (0 if used is model and not model.training else count)
+            used.train(training)(x)
+            assert sorted(calls) == sorted(expected)
 
 
 @compiled
 @pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
 @pytest.mark.parametrize("defense", [CCE_RM, CCE_BASE], ids=lambda d: d.name)
-def test_a_training_step_is_that_of_plain_convolutions(architecture, defense, monkeypatch):
+def test_a_training_step_is_that_of_pytorch(architecture, defense):
     x = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     labels, found = torch.arange(40) % 10, []
     phase = Phase("p", 1, defense, TrainingAttack((1, 1), (0.1, 0.1), (1.0, 1.0)))
-    for fits in (winograd.fits, lambda *_: False):
-        monkeypatch.setattr(winograd, "fits", fits)
+    for here in (contextlib.nullcontext, native.turned_off):
         torch.manual_seed(0)
         model = Ensemble(ModelConfig(architecture, 2, 10, (1, 16, 16))).train()
         for dropout in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
             dropout.p = 0.0
         search, optimizer = SearchCopy(model, torch.float32), torch.optim.SGD(model.parameters(), lr=0.0)
-        train_step(list(model.members), search, optimizer, x, labels, phase, torch.Generator().manual_seed(0))
+        with here():
+            train_step(list(model.members), search, optimizer, x, labels, phase, torch.Generator().manual_seed(0))
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     # One step of signs: a pixel whose gradient is all but zero may go the other way.
     assert F.cosine_similarity(found[0], found[1], dim=0) > 0.999
@@ -180,67 +171,3 @@ def test_a_changed_weight_is_made_ready_again_on_repack():
     conv.bias.mul_(2)
     conv.repack()
     torch.testing.assert_close(conv(x), 2 * before, rtol=1e-4, atol=1e-4)
-
-
-# Where it is not to be had
-
-
-@pytest.fixture
-def anew(monkeypatch, tmp_path):
-    """Looks for the library again, in an empty place."""
-    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
-    winograd._load.cache_clear()
-    yield tmp_path
-    winograd._load.cache_clear()
-
-
-def works_without():
-    conv = Convolution(16, 16, 3, padding=1)
-    x = torch.rand(1, 16, 8, 8)
-    return torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)) and winograd.library() is None
-
-
-@compiled
-def test_it_is_compiled_once_and_kept(anew, monkeypatch):
-    assert winograd.library() is not None
-    (kept,) = (anew / "native").iterdir()
-    assert kept.name.startswith("winograd-") and kept.suffix == ".so"
-    winograd._load.cache_clear()
-    own = subprocess.run
-    monkeypatch.setattr(
-        winograd.subprocess, "run", lambda c, **k: own(c, **k) if "--version" in c else pytest.fail("compiled again")
-    )
-    assert winograd.library() is not None
-
-
-def test_it_can_be_turned_off(anew, monkeypatch):
-    monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
-    assert works_without()
-
-
-def test_without_a_compiler_pytorch_convolves(anew, monkeypatch):
-    monkeypatch.setenv("PATH", str(anew))
-    monkeypatch.delenv("CXX", raising=False)
-    assert works_without()
-
-
-def test_a_compiler_that_fails_is_no_compiler(anew, monkeypatch):
-    bad = anew / "c++"
-    bad.write_text("#!/bin/sh\nexit 1\n")
-    bad.chmod(0o755)
-    monkeypatch.setenv("CXX", str(bad))
-    assert works_without()
-
-
-def test_a_place_that_cannot_be_written_is_no_failure(anew, monkeypatch):
-    (anew / "native").write_text("a file where the folder should be")
-    assert works_without()
-
-
-@compiled
-def test_a_library_that_computes_something_else_is_not_used(anew, monkeypatch):
-    wrong = anew / "winograd.cpp"
-    wrong.write_text(winograd._SOURCE.read_text().replace("y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;"))
-    assert wrong.read_text() != winograd._SOURCE.read_text()
-    monkeypatch.setattr(winograd, "_SOURCE", wrong)
-    assert works_without()

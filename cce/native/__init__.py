@@ -1,0 +1,165 @@
+"""Our own code for x86 CPUs: the C++ beside this file, compiled at first use and called through ctypes.
+
+It is compiled once, in some ten seconds, and kept in `CCE_STUDIO_HOME/native` or `~/.cache/cce-studio/native`. Where
+there is no C++ compiler, or its result differs from PyTorch's own, there is no `library` and PyTorch computes.
+`CCE_STUDIO_NATIVE=0` turns it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_PLACE = Path(__file__).parent
+_FLAGS = tuple("-O3 -march=native -fno-math-errno -ffp-contract=fast -std=gnu++17 -fPIC -pthread".split())
+PANEL, POINTS = 16, 36
+"""Channels that are computed together, and products that make a tile: as in winograd.h."""
+_lock = threading.Lock()
+_here = threading.local()
+
+
+@contextmanager
+def turned_off() -> Iterator[None]:
+    """PyTorch computes, in this thread: for what this is compared with."""
+    before = getattr(_here, "off", False)
+    _here.off = True
+    try:
+        yield
+    finally:
+        _here.off = before
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer with this weight can be computed here for this input: float32 on this CPU."""
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and len(x) > 0
+        and not torch.compiler.is_compiling()
+        and not getattr(_here, "off", False)
+        and not torch.is_autocast_enabled("cpu")
+        and library() is not None
+    )
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where its numbers lie."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def check(status: int) -> None:
+    """Raise where a function of the library could not do its work."""
+    if status:
+        raise MemoryError("not enough memory for a convolution; try fewer images at a time")
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None where there are none or another thread compiles. The first call may compile."""
+    if not _lock.acquire(blocking=False):
+        return None
+    try:
+        return _load()
+    finally:
+        _lock.release()
+
+
+def prepare() -> None:
+    """Begin to compile, in a thread of its own, so that the first to need it need not wait."""
+    threading.Thread(target=library, daemon=True).start()
+
+
+def loaded() -> ctypes.CDLL:
+    """The same, where `takes` has said that it is there."""
+    found = library()
+    assert found is not None, "takes() was not asked"
+    return found
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | None:
+    if os.environ.get("CCE_STUDIO_NATIVE") == "0" or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return None
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
+    if compiler is None:
+        return None
+    try:
+        found = declared(ctypes.CDLL(str(compiled(compiler))))
+        return found if agrees(found) else None
+    except (OSError, subprocess.SubprocessError, AttributeError):  # no place, no compiler that works
+        return None
+
+
+def compiled(compiler: str, *more: str) -> Path:
+    """The shared library for this processor; compiled where it is not kept yet, written whole or not at all."""
+    flags = (*_FLAGS, *more)
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
+    texts = [file.read_bytes() for pattern in ("*.h", "*.cpp") for file in sorted(_PLACE.glob(pattern))]
+    key = hashlib.sha256(b"\0".join([*texts, version, " ".join(flags).encode(), _processor()]))
+    home = Path(os.environ.get("CCE_STUDIO_HOME") or "~/.cache/cce-studio").expanduser() / "native"
+    target = home / f"cce-{key.hexdigest()[:16]}.so"
+    if not target.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as place:
+            objects = {str(Path(place) / f"{source.stem}.o"): source for source in sorted(_PLACE.glob("*.cpp"))}
+            commands = [[compiler, *flags, "-c", "-o", to, str(source)] for to, source in objects.items()]
+            made = Path(place) / target.name
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(_run, commands))
+            _run([compiler, *flags, "-shared", "-o", str(made), *objects])
+            os.replace(made, target)
+    return target
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, timeout=300, check=True)
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))} or lines)).encode()
+
+
+def declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    """Its functions with their types."""
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    found.cce_winograd_weights.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_int]
+    found.cce_winograd_weights.restype = None
+    found.cce_winograd_conv.argtypes = [pointer] * 5 + [number] * 5 + [ctypes.c_int, number]
+    found.cce_winograd_weight_gradient.argtypes = [pointer] * 3 + [number] * 6
+    found.cce_residual_lanes.restype = number
+    found.cce_residual_marks.argtypes, found.cce_residual_marks.restype = [number] * 3, number
+    for function in (found.cce_residual_logits, found.cce_residual_gradient):
+        function.argtypes = [pointer] * 4 + [number] * 8
+    found.cce_norm_forward.argtypes = [pointer] * 8 + [number] * 2 + [ctypes.c_double, number]
+    found.cce_norm_backward.argtypes = [pointer] * 10 + [number] * 2 + [ctypes.c_double, number]
+    return found
+
+
+def agrees(found: ctypes.CDLL) -> bool:
+    """Whether it computes what PyTorch computes, on noise: a compiler or processor may be at odds with it."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(shape, generator=generator) for shape in ((2, 5, 7, 16), (32, 16, 3, 3)))
+    ready, y = torch.empty(POINTS * 16 * 32), torch.empty(2, 5, 7, 32)
+    found.cce_winograd_weights(address(w), address(ready), 16, 32, 0)
+    if found.cce_winograd_conv(address(x), address(ready), None, None, address(y), 2, 5, 7, 16, 32, 0, 2):
+        return False
+    return torch.allclose(y.permute(0, 3, 1, 2), F.conv2d(x.permute(0, 3, 1, 2), w, padding=1), atol=1e-3)

@@ -1,0 +1,167 @@
+// What the functions share: vectors, images, what becomes of a sum, and how threads divide the work.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace cce {
+
+#if !defined(CCE_LANES) && defined(__AVX512F__)
+#define CCE_LANES 16
+#elif !defined(CCE_LANES)
+#define CCE_LANES 8
+#endif
+// Rows of a product at a time: sums in 12 of 16 registers with AVX2, in 14 of 32 with AVX-512.
+constexpr int LANES = CCE_LANES, ROWS = LANES == 16 ? 14 : 6, GRADIENT_ROWS = LANES == 16 ? 8 : 6;
+constexpr int PANEL = 16, VECTORS = PANEL / LANES, POINTS = 36;
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+
+struct Shape {
+    long images, height, width, inputs, outputs;
+    long down() const { return (height + 3) / 4; }
+    long across() const { return (width + 3) / 4; }
+    long tiles() const { return images * down() * across(); }
+    long numbers() const { return images * height * width * outputs; }  // of what comes out
+};
+
+struct Release {
+    void operator()(float* p) const { std::free(p); }
+};
+using Buffer = std::unique_ptr<float, Release>;
+
+inline Buffer reserve(size_t count) {
+    void* p = std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
+    if (!p) throw std::bad_alloc();
+    return Buffer(static_cast<float*>(p));
+}
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+
+// Signs of a vector, one bit for each number, and a vector with zeros where its bit is not set.
+#if CCE_LANES == 16 && defined(__AVX512F__)
+inline void mark(std::uint8_t* bits, Vector v) {
+    const std::uint16_t positive = _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+    std::memcpy(bits, &positive, 2);
+}
+
+inline Vector keep(const std::uint8_t* bits, Vector v) {
+    std::uint16_t set;
+    std::memcpy(&set, bits, 2);
+    return (Vector)_mm512_maskz_mov_ps(set, (__m512)v);
+}
+#else
+inline void mark(std::uint8_t* bits, Vector v) {
+    __m256 part[LANES / 8];
+    std::memcpy(part, &v, sizeof v);
+    for (int k = 0; k < LANES / 8; ++k) {
+        const __m256 positive = _mm256_cmp_ps(part[k], _mm256_setzero_ps(), _CMP_GT_OQ);
+        bits[k] = static_cast<std::uint8_t>(_mm256_movemask_ps(positive));
+    }
+}
+
+inline Vector keep(const std::uint8_t* bits, Vector v) {
+    const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256 part[LANES / 8];
+    std::memcpy(part, &v, sizeof v);
+    for (int k = 0; k < LANES / 8; ++k) {
+        const __m256i set = _mm256_and_si256(_mm256_set1_epi32(bits[k]), each);
+        part[k] = _mm256_and_ps(part[k], _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each)));
+    }
+    std::memcpy(&v, part, sizeof v);
+    return v;
+}
+#endif
+
+// What becomes of a convolution's sums; each pointer may be null. `add` may be `y`. Functions take it by value: the
+// compiler then knows that storing a number changes none of it.
+struct Finish {
+    float* y;
+    const float *bias, *add;
+    bool relu;
+    std::uint8_t* marks;       // signs of what comes out
+    const std::uint8_t* kept;  // outputs are zero where the bit is not set
+};
+
+// COUNT vectors, `step` floats apart from `place` on; what is to be done is asked once for all of them.
+template <int COUNT>
+INLINE void finish(Vector* value, const Finish f, std::size_t place, std::size_t step) {
+    const std::size_t bits = place / 8, bits_step = step / 8;
+    if (f.add)
+        for (int i = 0; i < COUNT; ++i) value[i] += load(f.add + place + i * step);
+    if (f.relu)
+        for (int i = 0; i < COUNT; ++i) value[i] = value[i] < 0.f ? Vector{} : value[i];  // NaN stays
+    if (f.kept)
+        for (int i = 0; i < COUNT; ++i) value[i] = keep(f.kept + bits + i * bits_step, value[i]);
+    if (f.marks)
+        for (int i = 0; i < COUNT; ++i) mark(f.marks + bits + i * bits_step, value[i]);
+    for (int i = 0; i < COUNT; ++i) store(f.y + place + i * step, value[i]);
+}
+
+INLINE void finish(Vector value, const Finish f, std::size_t place) { finish<1>(&value, f, place, 0); }
+
+inline Vector bias_of(const Finish& f, long channel) { return f.bias ? load(f.bias + channel) : Vector{}; }
+
+// Tiles at a time, in sixes: their transforms, [tile][point][channel], take about so many bytes.
+inline long tiles_at_once(const Shape& s, long bytes) {
+    const long each = POINTS * (s.inputs + s.outputs) * static_cast<long>(sizeof(float));
+    const long fit = std::max(1L, bytes / each / ROWS) * ROWS;
+    return std::min(fit, (s.tiles() + ROWS - 1) / ROWS * ROWS);
+}
+
+// Room for a block of tiles, about so many bytes, of each of these shapes.
+struct Room {
+    long bytes;
+    Buffer v, m, nothing;
+    Room(std::initializer_list<Shape> shapes, long bytes) : bytes(bytes) {
+        long from = 0, to = 0, channels = 0;
+        for (const Shape& s : shapes) {
+            const long tiles = tiles_at_once(s, bytes);
+            from = std::max(from, POINTS * tiles * s.inputs), to = std::max(to, POINTS * tiles * s.outputs);
+            channels = std::max({channels, s.inputs, s.outputs});
+        }
+        v = reserve(from), m = reserve(to), nothing = reserve(channels);
+        std::memset(v.get(), 0, from * sizeof(float));  // rows past the last tile
+        std::memset(nothing.get(), 0, channels * sizeof(float));
+    }
+};
+
+constexpr long CONVOLUTION_BYTES = 128 << 10;
+
+// x convolved by the weights u made ready, finished by f.
+void convolve(const Shape& s, const float* x, const float* u, Finish f, const Room& room);
+
+// `work(part, first image, shape)` for every thread's share of the images; false where memory ran out.
+template <class Work>
+bool share(const Shape& s, long threads, Work work) {
+    const long count = std::max(1L, std::min(threads, s.images));
+    std::vector<char> failed(count, 0);
+    auto run = [&](long k) {
+        const long first = s.images * k / count, last = s.images * (k + 1) / count;
+        try {
+            work(k, first, Shape{last - first, s.height, s.width, s.inputs, s.outputs});
+        } catch (const std::bad_alloc&) {
+            failed[k] = 1;
+        }
+    };
+    std::vector<std::thread> others;
+    for (long k = 1; k < count; ++k) others.emplace_back(run, k);
+    run(0);
+    for (auto& other : others) other.join();
+    return std::find(failed.begin(), failed.end(), 1) == failed.end();
+}
+
+}  // namespace cce

@@ -1,0 +1,126 @@
+import ctypes
+import shutil
+import subprocess
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cce import native, winograd
+from cce.config import ModelConfig
+from cce.models import ConvNorm, Convolution, Ensemble, SearchCopy
+
+compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
+
+
+@pytest.fixture
+def anew(monkeypatch, tmp_path):
+    """Looks for the library again, in an empty place."""
+    monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-O1"))
+    native._load.cache_clear()
+    yield tmp_path
+    native._load.cache_clear()
+
+
+def works_without():
+    conv = Convolution(16, 16, 3, padding=1)
+    x = torch.rand(1, 16, 8, 8)
+    return torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)) and native.library() is None
+
+
+@compiled
+def test_it_is_compiled_once_and_kept(anew, monkeypatch):
+    assert native.library() is not None
+    (kept,) = (anew / "native").iterdir()
+    assert kept.name.startswith("cce-") and kept.suffix == ".so"
+    native._load.cache_clear()
+    own = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda c, **k: own(c, **k) if "--version" in c else pytest.fail("compiled again")
+    )
+    assert native.library() is not None
+
+
+def test_it_can_be_turned_off(anew, monkeypatch):
+    monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
+    assert works_without()
+
+
+def test_without_a_compiler_pytorch_convolves(anew, monkeypatch):
+    monkeypatch.setenv("PATH", str(anew))
+    monkeypatch.delenv("CXX", raising=False)
+    assert works_without()
+
+
+def test_a_compiler_that_fails_is_no_compiler(anew, monkeypatch):
+    bad = anew / "c++"
+    bad.write_text("#!/bin/sh\nexit 1\n")
+    bad.chmod(0o755)
+    monkeypatch.setenv("CXX", str(bad))
+    assert works_without()
+
+
+def test_a_place_that_cannot_be_written_is_no_failure(anew, monkeypatch):
+    (anew / "native").write_text("a file where the folder should be")
+    assert works_without()
+
+
+@compiled
+def test_a_library_that_computes_something_else_is_not_used(anew, monkeypatch):
+    place = shutil.copytree(native._PLACE, anew / "source")
+    text = (place / "winograd.cpp").read_text()
+    wrong = text.replace("y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;")
+    assert wrong != text
+    (place / "winograd.cpp").write_text(wrong)
+    monkeypatch.setattr(native, "_PLACE", place)
+    assert works_without()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """The code for vectors of 16: where the processor has AVX-512 it is what runs, else the compiler splits them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCE_STUDIO_HOME", str(tmp_path_factory.mktemp("wide")))
+        return native.declared(ctypes.CDLL(str(native.compiled("c++", "-O1", "-DCCE_LANES=16"))))
+
+
+@compiled
+@pytest.mark.slow
+def test_the_code_for_wider_vectors_convolves_alike(wide, monkeypatch):
+    assert native.agrees(wide)
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(3, 32, 9, 9, generator=generator), torch.randn(16, 32, 3, 3, generator=generator)
+    weight, other = w.clone().requires_grad_(), w.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(F.conv2d(x, other, padding=1).square().sum(), other)
+    monkeypatch.setattr(native, "_load", lambda: wide)
+    (found,) = torch.autograd.grad(winograd.convolve(x, weight).square().sum(), weight)
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@compiled
+@pytest.mark.slow
+def test_the_code_for_wider_vectors_computes_networks_and_norms_alike(wide, monkeypatch):
+    torch.manual_seed(0)
+    model, x = Ensemble(ModelConfig("resnet8", 1, 10, (3, 16, 16))).eval(), torch.rand(3, 3, 16, 16)
+    search, pair = SearchCopy(model, torch.float32), ConvNorm(16, 32)
+    y = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def results():
+        search.refresh()
+        leaf = x.clone().requires_grad_()
+        logits = search.model(leaf)
+        out = pair.train()(y, relu=True)
+        return [
+            logits,
+            *torch.autograd.grad(logits[:, 0].sum(), leaf),
+            out,
+            *torch.autograd.grad(out.square().sum(), y),
+        ]
+
+    monkeypatch.setattr(native, "_load", lambda: wide)
+    found = results()
+    with native.turned_off():
+        wanted = results()
+    for one, two in zip(found, wanted, strict=True):
+        assert (one - two).abs().max() <= 1e-4 * two.abs().max()
