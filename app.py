@@ -88,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from app.services.models import Registry
     from app.services.training import Training
     from app.studio import Studio
-    from cce import shards
+    from cce import native, shards
     from cce.config import ConfigError
+    from cce.models import fast_dtype
 
     shards.use(torch.get_num_threads())
     torch.set_num_threads(1)  # one picture is attacked quickest by one thread; what is more is shared among all
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"CCE Studio: {error}", file=sys.stderr)
         return 2
     training.watch()
+    if fast_dtype(torch.device("cpu")) == torch.float32:
+        native.prepare()
     demo = build(Studio(registry, options.data, training))
     settings = launch_settings() | {"mcp_server": options.mcp}
     demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)

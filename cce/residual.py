@@ -29,6 +29,10 @@ class Program:
         self._network = network
         self._ready: dict[bool, _Parts] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: addresses are this one's own."""
+        return vars(self) | {"_ready": {}}
+
     def fits(self, x: Tensor) -> bool:
         """Whether logits of `x` `(B, C, H, W)` can be computed here: sides multiples of 4, at most 8 channels."""
         return x.shape[1] <= 8 and not any(side % 4 for side in x.shape[2:]) and takes(x, self._network.head.weight)

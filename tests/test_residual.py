@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -122,6 +124,19 @@ def test_it_follows_the_weights_of_a_model_in_training():
         for weight in model.parameters():
             weight.add_(0.01 * torch.randn_like(weight))
     torch.testing.assert_close(search.refresh()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@compiled
+def test_a_copy_follows_its_own_weights():
+    network, x = member(), torch.rand(2, 3, 16, 16)
+    before = network(x)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.weight.zero_()
+        other.head.bias.fill_(2)
+    assert torch.equal(other(x), torch.full((2, 10), 2.0))
+    network.program.repack()
+    assert torch.equal(network(x), before)
 
 
 @compiled

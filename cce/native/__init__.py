@@ -1,8 +1,8 @@
 """Our own code for x86 CPUs: the C++ beside this file, compiled at first use and called through ctypes.
 
-It is compiled once, in some ten seconds, and kept in `CCE_STUDIO_HOME/native` or `~/.cache/cce-studio/native`. Where
-there is no C++ compiler, or its result differs from PyTorch's own, there is no `library` and PyTorch computes.
-`CCE_STUDIO_NATIVE=0` turns it off.
+It is compiled once, in some ten seconds, and kept in `CCE_STUDIO_HOME/native` or `~/.cache/cce-studio/native`: in the
+first that is set, found in either. Where there is no C++ compiler, or its result differs from PyTorch's own, there is
+no `library` and PyTorch computes. `CCE_STUDIO_NATIVE=0` turns it off.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _load() -> ctypes.CDLL | None:
     try:
         found = declared(ctypes.CDLL(str(compiled(compiler))))
         return found if agrees(found) else None
-    except (OSError, subprocess.SubprocessError, AttributeError):  # no place, no compiler that works
+    except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError):  # no place, no compiler that works
         return None
 
 
@@ -110,8 +110,10 @@ def compiled(compiler: str, *more: str) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
     texts = [file.read_bytes() for pattern in ("*.h", "*.cpp") for file in sorted(_PLACE.glob(pattern))]
     key = hashlib.sha256(b"\0".join([*texts, version, " ".join(flags).encode(), _processor()]))
-    home = Path(os.environ.get("CCE_STUDIO_HOME") or "~/.cache/cce-studio").expanduser() / "native"
-    target = home / f"cce-{key.hexdigest()[:16]}.so"
+    usual = Path("~/.cache/cce-studio").expanduser()
+    home = Path(os.environ.get("CCE_STUDIO_HOME") or usual).expanduser() / "native"
+    name = f"cce-{key.hexdigest()[:16]}.so"
+    target = next((place / name for place in (home, usual / "native") if (place / name).exists()), home / name)
     if not target.exists():
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as place:
