@@ -14,19 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cce import batch_norm, native, winograd
+from cce import batch_norm, direct, native, winograd
 from cce.config import ConfigError, ModelConfig, check
 from cce.cuda_graphs import Graphs
 from cce.residual import Program
 
 
 class Convolution(nn.Conv2d):
-    """PyTorch's convolution; in training, in float32 on an x86 CPU, ours where it is faster (`cce.winograd`)."""
+    """PyTorch's convolution; in training, in float32 on an x86 CPU, ours (`cce.winograd`, `cce.direct`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
         if self.training and winograd.suits(self) and winograd.fits(x, self.weight):
             return winograd.convolve(x, self.weight, self.bias)
+        if self.training and direct.suits(self) and direct.fits(x, self):
+            return direct.convolve(x, self)
         return super().forward(x)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cce import winograd
 from cce.native import PANEL, address, check, loaded, takes
 
-_FEW, _MOST = 6, 24  # images together: see residual.cpp
+_MOST = 24  # images together: see residual.cpp
 
 
 class Program:
@@ -59,7 +59,8 @@ class Program:
     def sizes(self, shape: torch.Size) -> tuple[int, ...]:
         """What the functions ask about images of this shape: the last two are images at a time and threads."""
         network, threads = self._network, torch.get_num_threads()
-        group = min(_MOST, _FEW * math.ceil(shape[0] / _FEW / threads))
+        groups = threads * math.ceil(shape[0] / threads / _MOST)
+        group = math.ceil(shape[0] / groups)
         return (*shape, network.head.out_features, len(network.blocks) // 3, group, threads)
 
     def marks(self, shape: torch.Size) -> Tensor:
@@ -95,29 +96,29 @@ class _Parts:
     def __init__(self, network: Any, back: bool) -> None:
         with torch.no_grad():
             stem = network.stem
-            own = [_narrow(stem.weight) if back else _windows(stem.weight), stem.bias]
+            own = [_narrow(stem.weight) if back else windows(stem.weight), stem.bias]
             for block in network.blocks:
                 first, second, shortcut = block.first, block.second, block.shortcut
                 straight = isinstance(shortcut, nn.Identity)
                 if straight:
                     own.append(winograd.Packed(first.weight).get(back))
                 else:
-                    own.append(_halving(first.weight, shortcut.weight) if back else _windows(first.weight))
+                    own.append(halving(first.weight, shortcut.weight) if back else windows(first.weight))
                 own += [first.bias, winograd.Packed(second.weight).get(back), second.bias]
-                own += [None, None] if straight else [_windows(shortcut.weight), shortcut.bias]
+                own += [None, None] if straight else [windows(shortcut.weight), shortcut.bias]
             own += [network.head.weight, network.head.bias]
             self._own = [None if part is None else part.detach().contiguous() for part in own]
         self.addresses = (ctypes.c_void_p * len(self._own))(*map(address, self._own))
 
 
-def _panels(w: Tensor) -> Tensor:
+def panels(w: Tensor) -> Tensor:
     """Weights `(depth, outputs)` as `[panel][depth][PANEL]`, flat."""
     return w.reshape(len(w), -1, PANEL).transpose(0, 1).flatten()
 
 
-def _windows(w: Tensor) -> Tensor:
+def windows(w: Tensor) -> Tensor:
     """Of a convolution `(outputs, inputs, side, side)`, in the order in which a window of channels-last pixels lies."""
-    return _panels(w.permute(2, 3, 1, 0).flatten(0, 2))
+    return panels(w.permute(2, 3, 1, 0).flatten(0, 2))
 
 
 def _narrow(w: Tensor) -> Tensor:
@@ -126,8 +127,8 @@ def _narrow(w: Tensor) -> Tensor:
     return nn.functional.pad(w, (0, loaded().cce_residual_lanes() - w.shape[1]))
 
 
-def _halving(w: Tensor, shortcut: Tensor) -> Tensor:
-    """Of the gradient of a halving block's input, from `w` `(outputs, inputs, 3, 3)` and `(outputs, inputs, 1, 1)`.
+def halving(w: Tensor, shortcut: Tensor | None) -> Tensor:
+    """Of the gradient of a halving block's input, from `w` `(outputs, inputs, 3, 3)` and its shortcut's, if any.
 
     A pixel in an even row is under the window's middle row alone, one in an odd row under the last of the window above
     and the first of the one below; columns alike.
@@ -137,6 +138,7 @@ def _halving(w: Tensor, shortcut: Tensor) -> Tensor:
     for rows in under:
         for columns in under:
             runs = [w[:, :, i, j] for i in rows for j in columns]
-            runs += [shortcut[:, :, 0, 0]] if rows == columns == (1,) else []
-            made.append(_panels(torch.cat(runs)))
+            if shortcut is not None and rows == columns == (1,):
+                runs.append(shortcut[:, :, 0, 0])
+            made.append(panels(torch.cat(runs)))
     return torch.cat(made)

@@ -87,10 +87,10 @@ class _Convolution(torch.autograd.Function):
         if y is not None:
             g = torch.ops.aten.threshold_backward(g, y, 0)
         gx = gw = gb = None
-        if ctx.needs_input_grad[0]:
-            gx = _run(g, ctx.packed.get(True), ctx.inputs)
         if ctx.needs_input_grad[1]:
-            gw = _weight_gradient(x, g)
+            gx, gw = _gradients(x, g, ctx.packed.get(True) if ctx.needs_input_grad[0] else None)
+        elif ctx.needs_input_grad[0]:
+            gx = _run(g, ctx.packed.get(True), ctx.inputs)
         if ctx.needs_input_grad[2]:
             gb = g.sum((0, 2, 3))
         return gx, gw, gb, g if ctx.needs_input_grad[3] else None, None, None
@@ -108,9 +108,10 @@ def _run(
     return y
 
 
-def _weight_gradient(x: Tensor, g: Tensor) -> Tensor:
+def _gradients(x: Tensor, g: Tensor, flipped: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    """Of the input, where the weight is given for that, and of the weight."""
     (count, inputs, height, width), outputs = x.shape, g.shape[1]
-    gw = torch.empty((outputs, inputs, 3, 3))
+    gx, gw = None if flipped is None else torch.empty_like(x), torch.empty((outputs, inputs, 3, 3))
     sizes = (count, height, width, inputs, outputs, torch.get_num_threads())
-    check(loaded().cce_winograd_weight_gradient(address(x), address(g), address(gw), *sizes))
-    return gw
+    check(loaded().cce_winograd_gradients(*map(address, (x, g, flipped, gw, gx)), *sizes))
+    return gx, gw

@@ -146,11 +146,13 @@ def declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.cce_winograd_weights.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_int]
     found.cce_winograd_weights.restype = None
     found.cce_winograd_conv.argtypes = [pointer] * 5 + [number] * 5 + [ctypes.c_int, number]
-    found.cce_winograd_weight_gradient.argtypes = [pointer] * 3 + [number] * 6
+    found.cce_winograd_gradients.argtypes = [pointer] * 5 + [number] * 6
     found.cce_residual_lanes.restype = number
     found.cce_residual_marks.argtypes, found.cce_residual_marks.restype = [number] * 3, number
     for function in (found.cce_residual_logits, found.cce_residual_gradient):
         function.argtypes = [pointer] * 4 + [number] * 8
+    found.cce_direct_conv.argtypes = [pointer] * 4 + [number] * 7
+    found.cce_direct_gradients.argtypes = [pointer] * 5 + [number] * 7
     found.cce_norm_forward.argtypes = [pointer] * 8 + [number] * 2 + [ctypes.c_double, number]
     found.cce_norm_backward.argtypes = [pointer] * 10 + [number] * 2 + [ctypes.c_double, number]
     return found

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -51,6 +52,22 @@ inline Buffer reserve(size_t count) {
 inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 
+// Store past the cache, without reading what was there before; `p` is aligned.
+inline void stream(float* p, Vector v) {
+#if CCE_LANES == 16 && defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)v);
+#else
+    __m256 part[LANES / 8];
+    std::memcpy(part, &v, sizeof v);
+    for (int k = 0; k < LANES / 8; ++k) _mm256_stream_ps(p + 8 * k, part[k]);
+#endif
+}
+
+// Whether so many numbers are more than stays in a cache until they are read.
+inline bool streams(const float* to, long count) {
+    return count * static_cast<long>(sizeof(float)) > (4 << 20) && reinterpret_cast<std::uintptr_t>(to) % 64 == 0;
+}
+
 // Signs of a vector, one bit for each number, and a vector with zeros where its bit is not set.
 #if CCE_LANES == 16 && defined(__AVX512F__)
 inline void mark(std::uint8_t* bits, Vector v) {
@@ -94,6 +111,7 @@ struct Finish {
     bool relu;
     std::uint8_t* marks;       // signs of what comes out
     const std::uint8_t* kept;  // outputs are zero where the bit is not set
+    bool past = false;         // store past the cache; with a bias at most
 };
 
 // COUNT vectors, `step` floats apart from `place` on; what is to be done is asked once for all of them.
@@ -114,6 +132,40 @@ INLINE void finish(Vector* value, const Finish f, std::size_t place, std::size_t
 INLINE void finish(Vector value, const Finish f, std::size_t place) { finish<1>(&value, f, place, 0); }
 
 inline Vector bias_of(const Finish& f, long channel) { return f.bias ? load(f.bias + channel) : Vector{}; }
+
+// R x PANEL of a product of depth `depth`: out (+)= a b, where a[r][k] lies at r * across + k * along.
+template <int R, bool ADD>
+inline void block(const float* a, long across, long along, const float* b, long b_step, long depth, float* out,
+                  long out_step) {
+    Vector sum[R][VECTORS];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = ADD ? load(out + r * out_step + v * LANES) : Vector{};
+    for (long k = 0; k < depth; ++k, a += along, b += b_step) {
+        Vector w[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) w[v] = load(b + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const float one = a[r * across];
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] += one * w[v];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < VECTORS; ++v) store(out + r * out_step + v * LANES, sum[r][v]);
+}
+
+const float G[6][3] = {{1.f / 4, 0, 0},           {-1.f / 6, -1.f / 6, -1.f / 6}, {-1.f / 6, 1.f / 6, -1.f / 6},
+                       {1.f / 24, 1.f / 12, 1.f / 6}, {1.f / 24, -1.f / 12, 1.f / 6}, {0, 0, 1}};
+
+// out += a^T b for a[k][rows] at k * along and b[k][PANEL]: one panel of a gradient of weights.
+inline void add_products(const float* a, long rows, long along, const float* b, long b_step, long depth, float* out,
+                         long out_step) {
+    long i = 0;
+    for (; i + GRADIENT_ROWS <= rows; i += GRADIENT_ROWS)
+        block<GRADIENT_ROWS, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
+    for (; i + 2 <= rows; i += 2) block<2, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
+    if (i < rows) block<1, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
+}
 
 // Tiles at a time, in sixes: their transforms, [tile][point][channel], take about so many bytes.
 inline long tiles_at_once(const Shape& s, long bytes) {
@@ -162,6 +214,20 @@ bool share(const Shape& s, long threads, Work work) {
     run(0);
     for (auto& other : others) other.join();
     return std::find(failed.begin(), failed.end(), 1) == failed.end();
+}
+
+// `work(own, piece)` for every piece, each by the thread that is free for it: a core that is slower gets fewer. What a
+// piece gives may not depend on who computes it. `own` is what `make` gives for each thread, called by the caller, who
+// has memory from before. False where memory ran out.
+template <class Make, class Work>
+bool spread(long pieces, long threads, Make make, Work work) {
+    std::atomic<long> next{0};
+    const long count = std::max(1L, std::min(threads, pieces));
+    std::vector<decltype(make())> own;
+    for (long k = 0; k < count; ++k) own.push_back(make());
+    return share({count, 0, 0, 0, 0}, count, [&](long k, long, const Shape&) {
+        for (long piece; (piece = next++) < pieces;) work(own[k], piece);
+    });
 }
 
 }  // namespace cce

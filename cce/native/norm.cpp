@@ -25,21 +25,6 @@ void in_chunks(long pixels, long channels, long threads, bool backwards, Act act
     });
 }
 
-// Store without reading what was there before: `p` is aligned, and what is written is more than a cache holds.
-inline void stream(float* p, Vector v) {
-#if CCE_LANES == 16 && defined(__AVX512F__)
-    _mm512_stream_ps(p, (__m512)v);
-#else
-    __m256 part[LANES / 8];
-    std::memcpy(part, &v, sizeof v);
-    for (int k = 0; k < LANES / 8; ++k) _mm256_stream_ps(p + 8 * k, part[k]);
-#endif
-}
-
-bool streams(const float* to, long count) {
-    return count * static_cast<long>(sizeof(float)) > (2 << 20) && reinterpret_cast<std::uintptr_t>(to) % 64 == 0;
-}
-
 // Sums over all pixels of two numbers of each; `act(place, channel)` gives them as a pair of vectors.
 template <class Act>
 void two_sums(long pixels, long channels, long threads, double* one, double* two, Act act) {

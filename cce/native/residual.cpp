@@ -153,23 +153,23 @@ void direct(const float* padded, const Shape& s, long side, long stride, const f
 }
 
 // The transposed convolutions of a block that halves the image: 3x3 of stride 2 from padded `g`, 1x1 of stride 2 from
-// `shortcut`; `s` is the shape of the gradients given, what comes out has twice its height and width and half its
-// channels. The pixels of even and odd rows and columns come from 1, 2, 2 and 4 of the nine weights.
+// `shortcut`, which may be null; `s` is the shape of the gradients given, what comes out has twice its height and width
+// and half its channels. The pixels of even and odd rows and columns come from 1, 2, 2 and 4 of the nine weights.
 void direct_back(const float* g, const float* shortcut, const Shape& s, const float* w, const Finish f) {
     const long channels = s.inputs / 2, whole = (s.width + 2) * s.inputs;
     for (long odd_row = 0; odd_row < 2; ++odd_row)
         for (long odd_column = 0; odd_column < 2; ++odd_column) {
-            const bool both_even = !odd_row && !odd_column;
+            const bool both = shortcut && !odd_row && !odd_column;
             const long depth = (1 + odd_column) * s.inputs;
-            const long total = (1 + odd_row) * depth + both_even * s.inputs;
+            const long total = (1 + odd_row) * depth + both * s.inputs;
             for (long c = 0; c < channels; c += PANEL, w += total * PANEL)
                 for (long n = 0; n < s.images; ++n)
                     for (long i = 0; i < s.height; ++i) {
                         const float* corner = g + ((n * (s.height + 2) + i + 1) * whole) + s.inputs;
                         Run runs[2] = {{corner, depth}, {corner + whole, depth}};
-                        if (both_even) runs[1] = {shortcut + (n * s.height + i) * s.width * s.inputs, s.inputs};
+                        if (both) runs[1] = {shortcut + (n * s.height + i) * s.width * s.inputs, s.inputs};
                         const long first = ((n * s.height + i) * 2 + odd_row) * 2 * s.width + odd_column;
-                        along_row<VECTORS>(runs, 1 + (odd_row || both_even), s.inputs, s.width, w,
+                        along_row<VECTORS>(runs, 1 + (odd_row || both), s.inputs, s.width, w,
                                            [=](long j, int v, Vector sum) INLINE_LAMBDA {
                                                finish(sum, f, (first + 2 * j) * channels + c + v * LANES);
                                            });
@@ -302,13 +302,13 @@ void pixels_of(const Network& net, const float* g, long images, float* gx, const
     }
 }
 
+// Images that a thread pads at a time.
+long few_at_once(long height, long width, long inputs) { return std::max(1L, (48 << 10) / (height * width * inputs)); }
+
 template <class Do>
 int in_groups(const Network& net, long images, long group, long threads, Do act) {
-    return !share({(images + group - 1) / group, 0, 0, 0, 0}, threads, [&](long, long first, const Shape& s) {
-        const Work work(net, group);
-        for (long k = group * first; k < std::min(images, group * (first + s.images)); k += group)
-            act(k, std::min(group, images - k), work);
-    });
+    return !spread((images + group - 1) / group, threads, [&] { return Work(net, group); },
+                   [&](const Work& work, long k) { act(k * group, std::min(group, images - k * group), work); });
 }
 
 }  // namespace
@@ -323,7 +323,7 @@ long cce_residual_marks(long height, long width, long blocks) {
     return Network{nullptr, 0, height, width, 0, blocks}.marks();
 }
 
-// Logits (images, classes) of x, `group` images at a time, best a multiple of six; `marks`, images times the bytes
+// Logits (images, classes) of x, `group` images at a time; `marks`, images times the bytes
 // above, or null. Returns 0, or 1 without memory.
 int cce_residual_logits(const float* x, const float* const* parts, float* logits, std::uint8_t* marks, long images,
                         long channels, long height, long width, long classes, long blocks, long group,
@@ -345,6 +345,61 @@ int cce_residual_gradient(const float* g, const float* const* parts, float* gx, 
     return in_groups(net, images, group, threads, [&](long first, long count, const Work& work) {
         pixels_of(net, g + first * classes, count, gx + first * height * width * channels, marks + first * net.marks(),
                   work);
+    });
+} catch (...) {
+    return 1;
+}
+
+// Convolution 3x3, stride 1 or 2, of images whose sides it divides; weights as of `direct`, `bias` may be null. Returns
+// 0, or 1 without memory.
+int cce_direct_conv(const float* x, const float* w, const float* bias, float* y, long images, long height, long width,
+                    long inputs, long outputs, long stride, long threads) try {
+    const long few = few_at_once(height, width, inputs), size = height * width * inputs;
+    const Shape one{1, height / stride, width / stride, inputs, outputs};
+    auto room = [&] { return reserve(few * (height + 2) * (width + 2) * inputs); };
+    return !spread((images + few - 1) / few, threads, room,
+                   [&](const Buffer& padded, long piece) {
+                       const long first = piece * few, count = std::min(few, images - first);
+                       pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
+                       direct(padded.get(), {count, one.height, one.width, inputs, outputs}, 3, stride, w,
+                              {y + first * one.numbers(), bias, nullptr, false, nullptr, nullptr});
+                   });
+} catch (...) {
+    return 1;
+}
+
+// Gradient of its weights, [thread][3][3][inputs][outputs] to be summed over the threads; with weights `back`, as of
+// `direct_back`, also that of the inputs, for stride 2.
+int cce_direct_gradients(const float* x, const float* g, const float* back, float* sums, float* gx, long images,
+                         long height, long width, long inputs, long outputs, long stride, long threads) try {
+    const long few = few_at_once(height, width, inputs), size = height * width * inputs, row = (width + 2) * inputs;
+    const Shape one{1, height / stride, width / stride, outputs, outputs};
+    std::memset(sums, 0, threads * 9 * inputs * outputs * sizeof(float));
+    return !share({images, 0, 0, 0, 0}, threads, [&](long k, long start, const Shape& all) {
+        const Buffer padded = reserve(few * (height + 2) * row);
+        const Buffer padded_g = reserve(few * (one.height + 2) * (one.width + 2) * outputs);
+        float* sum = sums + k * 9 * inputs * outputs;
+        for (long first = start; first < start + all.images; first += few) {
+            const long count = std::min(few, start + all.images - first);
+            const Shape s{count, one.height, one.width, outputs, outputs};
+            const float* from = g + first * one.numbers();
+            if (back) {
+                pad(from, s, outputs, padded_g.get());
+                direct_back(padded_g.get(), nullptr, s, back,
+                            {gx + first * size, nullptr, nullptr, false, nullptr, nullptr});
+            }
+            pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
+            for (long n = 0; n < count; ++n)
+                for (long i = 0; i < one.height; ++i)
+                    for (long side = 0; side < 3; ++side) {
+                        const float* window = padded.get() + (n * (height + 2) + i * stride + side) * row;
+                        const float* given = from + (n * one.height + i) * one.width * outputs;
+                        float* to = sum + side * 3 * inputs * outputs;
+                        for (long c = 0; c < outputs; c += PANEL)
+                            add_products(window, 3 * inputs, stride * inputs, given + c, outputs, one.width, to + c,
+                                         outputs);
+                    }
+        }
     });
 } catch (...) {
     return 1;

@@ -119,6 +119,7 @@ inline void out_of(const Vector* m, Vector* y, int step) {
 template <bool WHOLE, class Channels>
 INLINE void place_output(const float* m, const Finish f, long corner, long across, Channels channels, long high,
                          long wide) {
+    Vector whole[VECTORS][16];  // of 16 channels: a line of the cache in each pixel
     for (long c = 0; c < channels; c += LANES) {
         Vector half[24], d[6], o[4];
 #pragma GCC unroll 6
@@ -134,11 +135,19 @@ INLINE void place_output(const float* m, const Finish f, long corner, long acros
             out_of(half + 6 * i, o, 1);
             for (int j = 0; j < 4; ++j) o[j] += bias;
             const long place = corner + i * across + c;
-            if (WHOLE)
+            if (WHOLE && f.past)
+                for (int j = 0; j < 4; ++j) whole[c / LANES % VECTORS][4 * i + j] = o[j];
+            else if (WHOLE)
                 finish<4>(o, f, place, channels);
             else
                 for (long j = 0; j < wide; ++j) finish(o[j], f, place + j * channels);
         }
+        if (!WHOLE || !f.past || (c / LANES + 1) % VECTORS) continue;
+        float* y = f.y + corner + c + LANES - PANEL;
+        for (int i = 0; i < 4; ++i)
+            for (int j = 0; j < 4; ++j)
+                for (int v = 0; v < VECTORS; ++v)
+                    stream(y + i * across + j * channels + v * LANES, whole[v][4 * i + j]);
     }
 }
 
@@ -151,30 +160,6 @@ void transform_output(const Shape& s, const Tile& t, const float* m, const Finis
     else
         place_output<false>(m, f, corner, across, static_cast<long>(channels), high, wide);
 }
-
-// R x PANEL of a product of depth `depth`: out (+)= a b, where a[r][k] lies at r * across + k * along.
-template <int R, bool ADD>
-inline void block(const float* a, long across, long along, const float* b, long b_step, long depth, float* out,
-                  long out_step) {
-    Vector sum[R][VECTORS];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < VECTORS; ++v) sum[r][v] = ADD ? load(out + r * out_step + v * LANES) : Vector{};
-    for (long k = 0; k < depth; ++k, a += along, b += b_step) {
-        Vector w[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) w[v] = load(b + v * LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const float one = a[r * across];
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] += one * w[v];
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < VECTORS; ++v) store(out + r * out_step + v * LANES, sum[r][v]);
-}
-
-const float G[6][3] = {{1.f / 4, 0, 0},           {-1.f / 6, -1.f / 6, -1.f / 6}, {-1.f / 6, 1.f / 6, -1.f / 6},
-                       {1.f / 24, 1.f / 12, 1.f / 6}, {1.f / 24, -1.f / 12, 1.f / 6}, {0, 0, 1}};
 
 // One dimension of A g.
 inline void back(const Vector* g, Vector* z, int step) {
@@ -208,15 +193,14 @@ void transform_gradient(const Shape& s, const Tile& t, const float* g, const flo
     });
 }
 
-// Sums over tiles of (B^T d B) (A g A^T), [point][input][output].
-void gradient_sums(const Shape& s, const float* x, const float* g, float* sum) {
-    // Many sums go through the cache with every block; blocks are then larger.
+// Many sums go through the cache with every block of tiles; blocks are then larger.
+long gradient_bytes(const Shape& s) { return (s.inputs * s.outputs < 64 * 64 ? 192 : 384) << 10; }
+
+// Adds the sums over tiles of (B^T d B) (A g A^T), [point][input][output].
+void gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room) {
     const long size = s.inputs * s.outputs;
-    const long from = POINTS * s.inputs, to = POINTS * s.outputs;
-    const Room room({s}, (size < 64 * 64 ? 192 : 384) << 10);
-    const long most = tiles_at_once(s, room.bytes);
+    const long from = POINTS * s.inputs, to = POINTS * s.outputs, most = tiles_at_once(s, room.bytes);
     float *v = room.v.get(), *z = room.m.get();
-    std::memset(sum, 0, POINTS * size * sizeof(float));
     for (long first = 0; first < s.tiles(); first += most) {
         const long count = std::min(most, s.tiles() - first);
         Tile tile(s, first);
@@ -231,11 +215,7 @@ void gradient_sums(const Shape& s, const float* x, const float* g, float* sum) {
             for (long n = 0; n < s.outputs; n += PANEL) {
                 const float *a = v + p * s.inputs, *b = z + p * s.outputs + n;
                 float* at = sum + p * size + n;
-                long i = 0;
-                for (; i + GRADIENT_ROWS <= s.inputs; i += GRADIENT_ROWS)
-                    block<GRADIENT_ROWS, true>(a + i, 1, from, b, to, count, at + i * s.outputs, s.outputs);
-                for (; i < s.inputs; i += 2)
-                    block<2, true>(a + i, 1, from, b, to, count, at + i * s.outputs, s.outputs);
+                add_products(a, s.inputs, from, b, to, count, at, s.outputs);
             }
         }
     }
@@ -256,7 +236,8 @@ void cce::convolve(const Shape& s, const float* x, const float* u, const Finish 
         const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
         const Ahead results = rows_of(s, f.y, s.outputs, first, first + most);
         for (int p = 0; p < POINTS; ++p) {
-            next.fetch(p), results.fetch(p);
+            next.fetch(p);
+            if (!f.past) results.fetch(p);
             for (long n = 0; n < s.outputs; n += PANEL) {
                 const float* panel = u + (p * s.outputs + n) * s.inputs;
                 for (long t = 0; t < count; t += ROWS)
@@ -299,24 +280,50 @@ void cce_winograd_weights(const float* w, float* u, long inputs, long outputs, i
 // y = conv(x) + bias + add, and ReLU of it; `bias` and `add` may be null. Returns 0, or 1 without memory.
 int cce_winograd_conv(const float* x, const float* u, const float* bias, const float* add, float* y, long images,
                       long height, long width, long inputs, long outputs, int relu, long threads) try {
-    return !share({images, height, width, inputs, outputs}, threads, [&](long, long first, const Shape& s) {
-        const long to = first * height * width * outputs;
-        const Finish f{y + to, bias, add ? add + to : nullptr, relu != 0, nullptr, nullptr};
-        convolve(s, x + first * height * width * inputs, u, f, Room({s}, CONVOLUTION_BYTES));
-    });
+    const long few = (images + 8 * threads - 1) / (8 * threads);
+    const Shape most{few, height, width, inputs, outputs};
+    const bool past = !add && !relu && streams(y, images * height * width * outputs);
+    return !spread((images + few - 1) / few, threads, [&] { return Room({most}, CONVOLUTION_BYTES); },
+                   [&](const Room& room, long piece) {
+                       const long first = piece * few, to = first * height * width * outputs;
+                       const Shape s{std::min(few, images - first), height, width, inputs, outputs};
+                       const Finish f{y + to, bias, add ? add + to : nullptr, relu != 0, nullptr, nullptr, past};
+                       convolve(s, x + first * height * width * inputs, u, f, room);
+                       _mm_sfence();
+                   });
 } catch (...) {
     return 1;
 }
 
-// Gradient of the weights, (outputs, inputs, 3, 3), from the inputs x and the gradient g of the outputs.
-int cce_winograd_weight_gradient(const float* x, const float* g, float* dw, long images, long height, long width,
-                                 long inputs, long outputs, long threads) try {
+// Gradient of the weights, (outputs, inputs, 3, 3), from the inputs x and the gradient g of the outputs; with
+// `flipped`, weights made ready for it, also that of the inputs, gx: g is then fetched but once. Returns 0, or 1
+// without memory.
+int cce_winograd_gradients(const float* x, const float* g, const float* flipped, float* dw, float* gx, long images,
+                           long height, long width, long inputs, long outputs, long threads) try {
     const long size = inputs * outputs, count = std::max(1L, std::min(threads, images));
+    const long few = std::max(1L, (32 << 10) / (height * width * std::max(inputs, outputs)));
+    const Shape most{std::min(few, images), height, width, inputs, outputs};
+    const Shape back{most.images, height, width, outputs, inputs};
+    const bool past = streams(gx, images * height * width * inputs);
     Buffer sums = reserve(count * POINTS * size);
     float* sum = sums.get();
-    const bool done = share({images, height, width, inputs, outputs}, threads, [&](long k, long first, const Shape& s) {
-        const long pixels = first * height * width;
-        gradient_sums(s, x + pixels * inputs, g + pixels * outputs, sum + k * POINTS * size);
+    std::memset(sum, 0, count * POINTS * size * sizeof(float));
+    const Shape whole{images, height, width, inputs, outputs};
+    std::vector<Room> rooms, rooms_back;
+    for (long k = 0; k < count; ++k)
+        rooms.emplace_back(std::initializer_list<Shape>{most}, gradient_bytes(most)),
+            rooms_back.emplace_back(std::initializer_list<Shape>{back}, CONVOLUTION_BYTES);
+    const bool done = share(whole, threads, [&](long k, long start, const Shape& all) {
+        for (long first = start; first < start + all.images; first += few) {
+            const Shape s{std::min(few, start + all.images - first), height, width, inputs, outputs};
+            const float *from = x + first * height * width * inputs, *to = g + first * height * width * outputs;
+            if (flipped) {
+                const Finish f{gx + first * height * width * inputs, nullptr, nullptr, false, nullptr, nullptr, past};
+                convolve({s.images, height, width, outputs, inputs}, to, flipped, f, rooms_back[k]);
+            }
+            gradient_sums(s, from, to, sum + k * POINTS * size, rooms[k]);
+        }
+        _mm_sfence();
     });
     for (long k = 1; k < count; ++k)
         for (long i = 0; i < POINTS * size; ++i) sum[i] += sum[k * POINTS * size + i];
