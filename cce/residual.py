@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cce import winograd
 from cce.native import PANEL, address, check, loaded, takes
 
-_MOST = 24  # images together: see residual.cpp
+_MOST = 24  # images together, where the weights of the last stage are fetched less often
 
 
 class Program:

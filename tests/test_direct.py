@@ -12,7 +12,13 @@ compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("shape", "outputs", "stride"),
-    [((5, 3, 9, 7), 16, 1), ((2, 1, 28, 28), 32, 1), ((70, 16, 8, 12), 32, 2), ((3, 32, 4, 2), 64, 2)],
+    [
+        ((5, 3, 9, 7), 16, 1),
+        ((2, 1, 28, 28), 32, 1),
+        ((70, 16, 8, 12), 32, 2),
+        ((3, 32, 4, 2), 64, 2),
+        ((3, 16, 6, 4), 16, 2),
+    ],
     ids=str,
 )
 def test_it_is_the_plain_convolution_with_its_gradients(shape, outputs, stride, bias, threads):

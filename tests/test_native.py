@@ -18,9 +18,8 @@ def anew(monkeypatch, tmp_path):
     """Looks for the library again, in an empty place."""
     monkeypatch.setenv("CCE_STUDIO_HOME", str(tmp_path))
     monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-O1"))
-    native._load.cache_clear()
-    yield tmp_path
-    native._load.cache_clear()
+    monkeypatch.setattr(native, "_known", [])
+    return tmp_path
 
 
 def works_without():
@@ -34,12 +33,23 @@ def test_it_is_compiled_once_and_kept(anew, monkeypatch):
     assert native.library() is not None
     (kept,) = (anew / "native").iterdir()
     assert kept.name.startswith("cce-") and kept.suffix == ".so"
-    native._load.cache_clear()
+    native._known.clear()
     own = subprocess.run
     monkeypatch.setattr(
         subprocess, "run", lambda c, **k: own(c, **k) if "--version" in c else pytest.fail("compiled again")
     )
     assert native.library() is not None
+
+
+@compiled
+def test_a_thread_that_looks_hides_nothing_that_is_known():
+    with native._lock:
+        assert native.library() is not None
+
+
+def test_while_another_thread_compiles_pytorch_computes(anew):
+    with native._lock:
+        assert works_without()
 
 
 def test_it_can_be_turned_off(anew, monkeypatch):
@@ -93,7 +103,7 @@ def test_the_code_for_wider_vectors_convolves_alike(wide, monkeypatch):
     x, w = torch.randn(3, 32, 9, 9, generator=generator), torch.randn(16, 32, 3, 3, generator=generator)
     weight, other = w.clone().requires_grad_(), w.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(F.conv2d(x, other, padding=1).square().sum(), other)
-    monkeypatch.setattr(native, "_load", lambda: wide)
+    monkeypatch.setattr(native, "_known", [wide])
     (found,) = torch.autograd.grad(winograd.convolve(x, weight).square().sum(), weight)
     assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
@@ -118,7 +128,7 @@ def test_the_code_for_wider_vectors_computes_networks_and_norms_alike(wide, monk
             *torch.autograd.grad(out.square().sum(), y),
         ]
 
-    monkeypatch.setattr(native, "_load", lambda: wide)
+    monkeypatch.setattr(native, "_known", [wide])
     found = results()
     with native.turned_off():
         wanted = results()

@@ -18,6 +18,7 @@ SHAPES = [  # images, inputs, outputs, height, width
     (2, 64, 48, 14, 14),
     (5, 32, 32, 8, 6),
     (33, 48, 16, 7, 9),
+    (24, 16, 48, 33, 35),  # more than is stored in the cache
 ]
 
 

@@ -8,7 +8,6 @@ no `library` and PyTorch computes. `CCE_STUDIO_NATIVE=0` turns it off.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import os
 import platform
@@ -28,8 +27,9 @@ from torch import Tensor
 _PLACE = Path(__file__).parent
 _FLAGS = tuple("-O3 -march=native -fno-math-errno -ffp-contract=fast -std=gnu++17 -fPIC -pthread".split())
 PANEL, POINTS = 16, 36
-"""Channels that are computed together, and products that make a tile: as in winograd.h."""
+"""Channels that are computed together, and products that make a tile: as in common.h."""
 _lock = threading.Lock()
+_known: list[ctypes.CDLL | None] = []  # what came of looking for the library, once it has been looked for
 _here = threading.local()
 
 
@@ -70,12 +70,13 @@ def check(status: int) -> None:
 
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where there are none or another thread compiles. The first call may compile."""
-    if not _lock.acquire(blocking=False):
-        return None
-    try:
-        return _load()
-    finally:
-        _lock.release()
+    if not _known and _lock.acquire(blocking=False):
+        try:
+            if not _known:
+                _known.append(_load())
+        finally:
+            _lock.release()
+    return _known[0] if _known else None
 
 
 def prepare() -> None:
@@ -90,7 +91,6 @@ def loaded() -> ctypes.CDLL:
     return found
 
 
-@functools.cache
 def _load() -> ctypes.CDLL | None:
     if os.environ.get("CCE_STUDIO_NATIVE") == "0" or "AVX" not in torch.backends.cpu.get_cpu_capability():
         return None

@@ -154,9 +154,9 @@ void direct(const float* padded, const Shape& s, long side, long stride, const f
 
 // The transposed convolutions of a block that halves the image: 3x3 of stride 2 from padded `g`, 1x1 of stride 2 from
 // `shortcut`, which may be null; `s` is the shape of the gradients given, what comes out has twice its height and width
-// and half its channels. The pixels of even and odd rows and columns come from 1, 2, 2 and 4 of the nine weights.
-void direct_back(const float* g, const float* shortcut, const Shape& s, const float* w, const Finish f) {
-    const long channels = s.inputs / 2, whole = (s.width + 2) * s.inputs;
+// and `channels`. The pixels of even and odd rows and columns come from 1, 2, 2 and 4 of the nine weights.
+void direct_back(const float* g, const float* shortcut, const Shape& s, long channels, const float* w, const Finish f) {
+    const long whole = (s.width + 2) * s.inputs;
     for (long odd_row = 0; odd_row < 2; ++odd_row)
         for (long odd_column = 0; odd_column < 2; ++odd_column) {
             const bool both = shortcut && !odd_row && !odd_column;
@@ -257,7 +257,7 @@ void shallow_back(const Network& net, const float* first, const float* shortcut,
         const Shape given = s;
         pad(deep ? first : b, given, given.inputs, padded);
         s = net.stage(--at, images);
-        direct_back(padded, deep ? shortcut : a, given, p[0], kept(c));
+        direct_back(padded, deep ? shortcut : a, given, s.outputs, p[0], kept(c));
         std::swap(a, c);
     }
     pad(a, s, WIDTH, padded);
@@ -323,8 +323,8 @@ long cce_residual_marks(long height, long width, long blocks) {
     return Network{nullptr, 0, height, width, 0, blocks}.marks();
 }
 
-// Logits (images, classes) of x, `group` images at a time; `marks`, images times the bytes
-// above, or null. Returns 0, or 1 without memory.
+// Logits (images, classes) of x, `group` images at a time; `marks`, images times the bytes above, or null. Returns 0, or
+// 1 without memory.
 int cce_residual_logits(const float* x, const float* const* parts, float* logits, std::uint8_t* marks, long images,
                         long channels, long height, long width, long classes, long blocks, long group,
                         long threads) try {
@@ -385,7 +385,7 @@ int cce_direct_gradients(const float* x, const float* g, const float* back, floa
             const float* from = g + first * one.numbers();
             if (back) {
                 pad(from, s, outputs, padded_g.get());
-                direct_back(padded_g.get(), nullptr, s, back,
+                direct_back(padded_g.get(), nullptr, s, inputs, back,
                             {gx + first * size, nullptr, nullptr, false, nullptr, nullptr});
             }
             pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
