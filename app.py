@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"CCE Studio: {error}", file=sys.stderr)
         return 2
     training.watch()
-    if fast_dtype(torch.device("cpu")) == torch.float32:
+    if registry.device.type == "cpu" and fast_dtype(registry.device) == torch.float32:
         native.prepare()
     demo = build(Studio(registry, options.data, training))
     settings = launch_settings() | {"mcp_server": options.mcp}

@@ -1,8 +1,8 @@
 """Winograd: 3x3 convolutions in float32 on x86 CPUs, with a quarter of the multiplications (arXiv 1509.09308).
 
 Where there is no library (see `cce.native`), nothing here `fits` and PyTorch convolves. One core of an EPYC (AVX2)
-takes 0.3 to 0.6 of oneDNN's time, and 0.25 to 0.5 for the gradient of the weights; a rounding error is some 1e-5 of the
-largest output.
+takes 0.3 to 0.6 of oneDNN's time, for the gradient of the weights as well; a rounding error is some 1e-5 of the largest
+output.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,15 +119,23 @@ def compiled(compiler: str, *more: str) -> Path:
             objects = {str(Path(place) / f"{source.stem}.o"): source for source in sorted(_PLACE.glob("*.cpp"))}
             commands = [[compiler, *flags, "-c", "-o", to, str(source)] for to, source in objects.items()]
             made = Path(place) / target.name
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(_run, commands))
+            _run(*commands)
             _run([compiler, *flags, "-shared", "-o", str(made), *objects])
             os.replace(made, target)
     return target
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, capture_output=True, timeout=300, check=True)
+def _run(*commands: list[str]) -> None:
+    """Run them side by side; all must succeed."""
+    running = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for c in commands]
+    try:
+        for process in running:
+            if process.wait(timeout=300):
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def _processor() -> bytes:

@@ -13,6 +13,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -210,7 +211,11 @@ bool share(const Shape& s, long threads, Work work) {
         }
     };
     std::vector<std::thread> others;
-    for (long k = 1; k < count; ++k) others.emplace_back(run, k);
+    for (long k = 1; k < count; ++k) try {
+            others.emplace_back(run, k);
+        } catch (const std::system_error&) {  // no more threads to be had
+            run(k);
+        }
     run(0);
     for (auto& other : others) other.join();
     return std::find(failed.begin(), failed.end(), 1) == failed.end();
