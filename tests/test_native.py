@@ -73,12 +73,20 @@ def test_a_place_that_cannot_be_written_is_no_failure(anew, monkeypatch):
 
 
 @compiled
-def test_a_library_that_computes_something_else_is_not_used(anew, monkeypatch):
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("winograd.cpp", "y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;"),
+        ("norm.cpp", "scale[c] = static_cast<float>(by)", "scale[c] = static_cast<float>(2 * by)"),
+        ("residual.cpp", "4.f * sum[k]", "3.f * sum[k]"),
+        ("common.h", "16, 32, 64, 128)", "16, 32, 128, 64)"),
+    ],
+)
+def test_a_library_that_computes_something_else_is_not_used(file, right, wrong, anew, monkeypatch):
     place = shutil.copytree(native._PLACE, anew / "source")
-    text = (place / "winograd.cpp").read_text()
-    wrong = text.replace("y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;")
-    assert wrong != text
-    (place / "winograd.cpp").write_text(wrong)
+    text = (place / file).read_text()
+    assert right in text
+    (place / file).write_text(text.replace(right, wrong))
     monkeypatch.setattr(native, "_PLACE", place)
     assert works_without()
 

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _PLACE = Path(__file__).parent
@@ -69,6 +68,8 @@ def check(status: int) -> None:
 
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where there are none or another thread compiles. The first call may compile."""
+    if own := getattr(_here, "library", ()):
+        return own[0]
     if not _known and _lock.acquire(blocking=False):
         try:
             if not _known:
@@ -166,11 +167,36 @@ def declared(found: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def agrees(found: ctypes.CDLL) -> bool:
-    """Whether it computes what PyTorch computes, on noise: a compiler or processor may be at odds with it."""
-    generator = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(shape, generator=generator) for shape in ((2, 5, 7, 16), (32, 16, 3, 3)))
-    ready, y = torch.empty(POINTS * 16 * 32), torch.empty(2, 5, 7, 32)
-    found.cce_winograd_weights(address(w), address(ready), 16, 32, 0)
-    if found.cce_winograd_conv(address(x), address(ready), None, None, address(y), 2, 5, 7, 16, 32, 0, 2):
-        return False
-    return torch.allclose(y.permute(0, 3, 1, 2), F.conv2d(x.permute(0, 3, 1, 2), w, padding=1), atol=1e-3)
+    """Whether it computes what PyTorch computes, on noise: a compiler or processor may be at odds with it.
+
+    A network in training and as it is searched on, with the gradients of its weights and of its pixels.
+    """
+    from cce.config import ModelConfig
+    from cce.models import Ensemble, SearchCopy
+
+    def results() -> Iterator[Tensor]:
+        model = Ensemble(ModelConfig("resnet8", 1, 10, (3, 20, 20))).train()
+        yield (logits := model(x.detach()))
+        yield from torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        yield (logits := SearchCopy(model, torch.float32).model(x))
+        yield from torch.autograd.grad(logits[:, 0].sum(), x)
+
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        sets = []
+        for library in (found, None):
+            torch.manual_seed(0)
+            x = torch.rand(5, 3, 20, 20, requires_grad=True)
+            with _using(library):
+                sets.append(list(results()))
+    # An activation that is all but zero may be kept by the one and clipped by the other.
+    return all((one - two).norm() <= 0.01 * two.norm() + 1e-6 for one, two in zip(*sets, strict=True))
+
+
+@contextmanager
+def _using(found: ctypes.CDLL | None) -> Iterator[None]:
+    """This library in this thread, whatever is known."""
+    _here.library = (found,)
+    try:
+        yield
+    finally:
+        del _here.library
