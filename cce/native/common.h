@@ -134,6 +134,23 @@ INLINE void finish(Vector value, const Finish f, std::size_t place) { finish<1>(
 
 inline Vector bias_of(const Finish& f, long channel) { return f.bias ? load(f.bias + channel) : Vector{}; }
 
+// sum += a w for R rows of a, a[r][k] at r * across + k * along, and V vectors of w for each k, `step` further on.
+template <int R, int V>
+INLINE void accumulate(Vector (&sum)[R][V], const float* a, long across, long along, const float* w, long step,
+                       long depth) {
+    for (long k = 0; k < depth; ++k, a += along, w += step) {
+        Vector each[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) each[v] = load(w + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const float one = a[r * across];
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sum[r][v] += one * each[v];
+        }
+    }
+}
+
 // R x PANEL of a product of depth `depth`: out (+)= a b, where a[r][k] lies at r * across + k * along.
 template <int R, bool ADD>
 inline void block(const float* a, long across, long along, const float* b, long b_step, long depth, float* out,
@@ -141,16 +158,7 @@ inline void block(const float* a, long across, long along, const float* b, long 
     Vector sum[R][VECTORS];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = ADD ? load(out + r * out_step + v * LANES) : Vector{};
-    for (long k = 0; k < depth; ++k, a += along, b += b_step) {
-        Vector w[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) w[v] = load(b + v * LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const float one = a[r * across];
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] += one * w[v];
-        }
-    }
+    accumulate(sum, a, across, along, b, b_step, depth);
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < VECTORS; ++v) store(out + r * out_step + v * LANES, sum[r][v]);
 }

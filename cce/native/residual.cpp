@@ -99,18 +99,8 @@ INLINE void some(const Run* runs, int count, long across, long pixel, const floa
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sum[r][v] = Vector{};
     for (int run = 0; run < count; ++run) {
-        const float* a = runs[run].at + pixel * across;
-        for (long k = 0; k < runs[run].depth; ++k, ++a, w += V * LANES) {
-            Vector each[V];
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) each[v] = load(w + v * LANES);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) {
-                const float one = a[r * across];
-#pragma GCC unroll 2
-                for (int v = 0; v < V; ++v) sum[r][v] += one * each[v];
-            }
-        }
+        accumulate(sum, runs[run].at + pixel * across, across, 1, w, V * LANES, runs[run].depth);
+        w += V * LANES * runs[run].depth;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -323,8 +313,8 @@ long cce_residual_marks(long height, long width, long blocks) {
     return Network{nullptr, 0, height, width, 0, blocks}.marks();
 }
 
-// Logits (images, classes) of x, `group` images at a time; `marks`, images times the bytes above, or null. Returns 0, or
-// 1 without memory.
+// Logits (images, classes) of x, `group` images at a time; `marks`, images times the bytes above, or null. Returns 0,
+// or 1 without memory.
 int cce_residual_logits(const float* x, const float* const* parts, float* logits, std::uint8_t* marks, long images,
                         long channels, long height, long width, long classes, long blocks, long group,
                         long threads) try {

@@ -84,26 +84,34 @@ INLINE void with_known(long channels, Act act) {
     }
 }
 
-// B^T d B of one tile: to v[point][channel].
-template <class Channels>
-void transform_input(const Shape& s, const Tile& t, const float* x, const float* nothing, float* v, Channels channels) {
-    pixels<6, 1>(s, t, x, channels, nothing, [=](auto at, auto channels) INLINE_LAMBDA {
+// Both dimensions of a transform of one tile's `side` x `side` pixels: to v[point][channel].
+template <long side, long before, class Channels, class One>
+INLINE void transform(const Shape& s, const Tile& t, const float* x, const float* nothing, float* v, Channels channels,
+                      One one) {
+    pixels<side, before>(s, t, x, channels, nothing, [=](auto at, auto channels) INLINE_LAMBDA {
         for (long c = 0; c < channels; c += LANES) {
-            Vector half[36], d[6], o[6];
+            Vector half[6 * side], d[side], o[6];
 #pragma GCC unroll 6
-            for (int j = 0; j < 6; ++j) {
+            for (int j = 0; j < side; ++j) {
 #pragma GCC unroll 6
-                for (int i = 0; i < 6; ++i) d[i] = load(at(i, j) + c);
-                into(d, half + j, 6);
+                for (int i = 0; i < side; ++i) d[i] = load(at(i, j) + c);
+                one(d, half + j, side);
             }
 #pragma GCC unroll 6
             for (int i = 0; i < 6; ++i) {
-                into(half + 6 * i, o, 1);
+                one(half + side * i, o, 1);
 #pragma GCC unroll 6
                 for (int j = 0; j < 6; ++j) store(v + (6 * i + j) * channels + c, o[j]);
             }
         }
     });
+}
+
+// B^T d B of one tile.
+template <class Channels>
+void transform_input(const Shape& s, const Tile& t, const float* x, const float* nothing, float* v, Channels channels) {
+    auto one = [](const Vector* d, Vector* o, int step) INLINE_LAMBDA { into(d, o, step); };
+    transform<6, 1>(s, t, x, nothing, v, channels, one);
 }
 
 // One dimension of A^T m.
@@ -172,25 +180,10 @@ inline void back(const Vector* g, Vector* z, int step) {
     z[5 * step] = g[3];
 }
 
-// A g A^T of the gradient of one tile's outputs: to z[point][channel].
+// A g A^T of the gradient of one tile's outputs.
 void transform_gradient(const Shape& s, const Tile& t, const float* g, const float* nothing, float* z) {
-    pixels<4, 0>(s, t, g, s.outputs, nothing, [=](auto at, auto channels) INLINE_LAMBDA {
-        for (long c = 0; c < channels; c += LANES) {
-            Vector half[24], d[4], o[6];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) d[i] = load(at(i, j) + c);
-                back(d, half + j, 4);
-            }
-#pragma GCC unroll 6
-            for (int i = 0; i < 6; ++i) {
-                back(half + 4 * i, o, 1);
-#pragma GCC unroll 6
-                for (int j = 0; j < 6; ++j) store(z + (6 * i + j) * channels + c, o[j]);
-            }
-        }
-    });
+    auto one = [](const Vector* d, Vector* o, int step) INLINE_LAMBDA { back(d, o, step); };
+    transform<4, 0>(s, t, g, nothing, z, s.outputs, one);
 }
 
 // Many sums go through the cache with every block of tiles; blocks are then larger.
