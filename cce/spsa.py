@@ -23,41 +23,52 @@ LEARNING_RATE = 0.01
 """Of Adam, pixel units."""
 
 
+
+def at_once(device: torch.device) -> int:
+    """How many images are taken at a time: a CPU core is busy with one."""
+    return 1 if device.type == "cpu" else 32
+
+
 def run(task: Task) -> Tensor:
-    """SPSA, image by image: each step is a batch of its own. An image rests once it fools the judge."""
+    """SPSA, a few images at a time. An image rests once it fools the judge."""
     found = []
-    for i in range(len(task.x)):
-        found.append(_one(task.only(torch.tensor([i]))))
-        task.tick((i + 1) / len(task.x))
+    for part in torch.arange(len(task.x)).split(at_once(task.x.device)):
+        found.append(_some(task.only(part)))
+        task.tick((int(part[-1]) + 1) / len(task.x))
     return torch.cat(found)
 
 
 @torch.no_grad()
-def _one(task: Task) -> Tensor:
-    """`(1, C, H, W)` from `config.steps` steps on one image."""
+def _some(task: Task) -> Tensor:
+    """`(B, C, H, W)` from `config.steps` steps on each image."""
+    found = task.random_start()
     first, second = torch.zeros_like(task.x), torch.zeros_like(task.x)
-    project, x = task.project(), task.random_start()
+    left = torch.arange(len(task.x), device=task.x.device)
     for i in range(task.config.steps):
-        if bool(task.fooled(x)):
+        stands = ~task.only(left).fooled(found[left])
+        left, first, second = left[stands], first[stands], second[stands]
+        if not len(left):
             break
-        signs = task.draw("signs", SAMPLES // 2, *task.x.shape[1:])[0]
-        signs = torch.cat([signs, -signs])
-        loss = margin(task, x + NEARBY * signs)
-        gradient = (loss[:, None, None, None] * signs).mean(0, keepdim=True) / NEARBY
+        here, x = task.only(left), found[left]
+        signs = here.draw("signs", SAMPLES // 2, *x.shape[1:])
+        signs = torch.cat([signs, -signs], 1)
+        loss = margin(here, (x[:, None] + NEARBY * signs).flatten(0, 1)).view(len(left), SAMPLES)
+        gradient = (loss[:, :, None, None, None] * signs).mean(1) / NEARBY
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         unbiased, scale = first / (1 - 0.9 ** (i + 1)), (second / (1 - 0.999 ** (i + 1))).sqrt()
-        x = project(x + LEARNING_RATE * unbiased / (scale + 1e-8))
-    return x
+        found[left] = here.project()(x + LEARNING_RATE * unbiased / (scale + 1e-8))
+    return found
 
 
 def margin(task: Task, x: Tensor) -> Tensor:
-    """What is climbed at the points `x` near one image, `(B,)`: the highest wrong logit minus the right one's.
+    """What is climbed at the points `x`, as many near each image in turn: the highest wrong logit minus the right one's.
 
-    Towards a class: its logit minus the highest other. Logits are log f_en's; `config.objective` and
+    Gives one number a point. Towards a class: its logit minus the highest other. Logits are log f_en's; `config.objective` and
     `config.target` choose others as everywhere.
     """
     c = task.config
-    wanted = task.labels[0] if c.toward is None else torch.tensor(c.toward, device=x.device)
+    wanted = task.labels if c.toward is None else torch.full_like(task.labels, c.toward)
+    wanted = wanted.repeat_interleave(len(x) // len(wanted))
     sign = 1 if c.toward is None else -1
     if c.target_member is not None:
         logits = task.model.members[c.target_member](x).float()[None]
@@ -68,5 +79,6 @@ def margin(task: Task, x: Tensor) -> Tensor:
         elif c.objective == "logits":
             logits = logits.mean(0, keepdim=True)
     mine = F.one_hot(wanted, logits.shape[-1]).bool()
-    gaps = logits.masked_fill(mine, -float("inf")).amax(-1) - logits[..., wanted]  # (N or 1, B)
+    right = logits.gather(-1, wanted[None, :, None].expand(len(logits), -1, -1))[..., 0]
+    gaps = logits.masked_fill(mine, -float("inf")).amax(-1) - right  # (N or 1, points)
     return sign * (gaps.amin(0) if c.objective == "best member" else gaps.amax(0))

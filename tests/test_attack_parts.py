@@ -267,6 +267,16 @@ def test_spsa_estimates_the_gradient(thresholds):
     assert gradient.mean().item() == pytest.approx(-20 / 16, abs=0.15)
 
 
+def test_spsa_takes_images_together_as_alone(trained, batch, monkeypatch):
+    """Some of them fooled at the start or on the way, which then rest."""
+    model, config = trained(2), AttackConfig("spsa", 0.2, steps=4)
+    alone = attack(model, *batch, config)
+    right = (model(batch[0]).argmax(1) == batch[1], model(alone).argmax(1) == batch[1])
+    assert right[0].any() and not right[1].all()
+    monkeypatch.setattr(spsa, "at_once", lambda device: 5)
+    torch.testing.assert_close(attack(model, *batch, config), alone)
+
+
 @pytest.mark.parametrize("name", [n for n, info in ATTACKS.items() if info.gradient_free])
 def test_gradient_free_attacks_work_without_gradients(name, trained, batch):
     """Outputs cut off from the graph leave them nothing to differentiate."""
