@@ -11,8 +11,9 @@ from cce.native import PANEL, address, check, loaded, takes
 
 
 def fits(y: Tensor, norm: nn.BatchNorm2d) -> bool:
-    """Whether `normalize` can be computed here: in training, channels by sixteens."""
-    return norm.training and y.shape[1] % PANEL == 0 and y.numel() > y.shape[1] and takes(y, norm.weight)
+    """Whether `normalize` can be computed here: in training, of this process's images alone, channels by sixteens."""
+    alone = type(norm) is nn.BatchNorm2d
+    return alone and norm.training and y.shape[1] % PANEL == 0 and y.numel() > y.shape[1] and takes(y, norm.weight)
 
 
 def normalize(y: Tensor, norm: nn.BatchNorm2d, add: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -28,12 +29,16 @@ def normalize(y: Tensor, norm: nn.BatchNorm2d, add: Tensor | None = None, relu: 
         `(B, C, H, W)`, channels last.
     """
     out, mean, variance = _Norm.apply(y, norm.weight, norm.bias, add, relu, norm.eps)
-    with torch.no_grad():
-        count = y.numel() // y.shape[1]
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (count / max(1, count - 1)), norm.momentum)
+    move_running(norm, mean, variance, y.numel() // y.shape[1])
     return out
+
+
+@torch.no_grad()
+def move_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics towards a batch's mean and biased variance over `count` numbers."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / max(1, count - 1)), norm.momentum)
 
 
 class _Norm(torch.autograd.Function):

@@ -3,6 +3,7 @@ import torch
 
 from cce import batch_norm, native
 from cce.models import ConvNorm
+from cce.parallel import SharedBatchNorm
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
 
@@ -78,4 +79,5 @@ def test_others_do_not_fit():
     assert not batch_norm.fits(y[:1, :, :1, :1], norm)
     assert not batch_norm.fits(y[:0], norm)
     assert not batch_norm.fits(y, norm.eval())
+    assert not batch_norm.fits(y, SharedBatchNorm(16).train())  # of other processes' images too
     assert not batch_norm.fits(last(torch.randn(2, 10, 4, 4)), torch.nn.BatchNorm2d(10).train())
