@@ -23,7 +23,6 @@ LEARNING_RATE = 0.01
 """Of Adam, pixel units."""
 
 
-
 def at_once(device: torch.device) -> int:
     """How many images are taken at a time: a CPU core is busy with one."""
     return 1 if device.type == "cpu" else 32
@@ -61,10 +60,10 @@ def _some(task: Task) -> Tensor:
 
 
 def margin(task: Task, x: Tensor) -> Tensor:
-    """What is climbed at the points `x`, as many near each image in turn: the highest wrong logit minus the right one's.
+    """What is climbed at the points `x`, as many near each image in turn, one number a point.
 
-    Gives one number a point. Towards a class: its logit minus the highest other. Logits are log f_en's; `config.objective` and
-    `config.target` choose others as everywhere.
+    The highest wrong logit minus the right one's; towards a class its logit minus the highest other. Logits are
+    log f_en's; `config.objective` and `config.target` choose others as everywhere.
     """
     c = task.config
     wanted = task.labels if c.toward is None else torch.full_like(task.labels, c.toward)
