@@ -52,6 +52,6 @@ class _Direct(torch.autograd.Function):
         g = g.contiguous(memory_format=torch.channels_last)
         needs_x, _, needs_bias, _ = ctx.needs_input_grad
         back, gx = (halving(weight.detach(), None), torch.empty_like(x)) if needs_x else (None, None)
-        sums = torch.empty(ctx.sizes[-1], 3, 3, x.shape[1], len(weight))
-        check(loaded().cce_direct_gradients(*map(address, (x, g, back, sums, gx)), *ctx.sizes))
-        return gx, sums.sum(0).permute(3, 2, 0, 1), g.sum((0, 2, 3)) if needs_bias else None, None
+        gw = torch.empty(3, 3, x.shape[1], len(weight))
+        check(loaded().cce_direct_gradients(*map(address, (x, g, back, gw, gx)), *ctx.sizes))
+        return gx, gw.permute(3, 2, 0, 1), g.sum((0, 2, 3)) if needs_bias else None, None

@@ -6,7 +6,6 @@ goes out to memory and comes back. For `SearchCopy`: the weights are fixed, batc
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cce import winograd
-from cce.native import PANEL, address, check, loaded, takes
+from cce.native import PANEL, address, addresses, check, loaded, takes
 
 _MOST = 24  # images together, where the weights of the last stage are fetched less often
 
@@ -108,7 +107,7 @@ class _Parts:
                 own += [None, None] if straight else [windows(shortcut.weight), shortcut.bias]
             own += [network.head.weight, network.head.bias]
             self._own = [None if part is None else part.detach().contiguous() for part in own]
-        self.addresses = (ctypes.c_void_p * len(self._own))(*map(address, self._own))
+        self.addresses = addresses(*self._own)
 
 
 def panels(w: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ def test_a_place_that_cannot_be_written_is_no_failure(anew, monkeypatch):
     ("file", "right", "wrong"),
     [
         ("winograd.cpp", "y[step] = d + 2.f * e;", "y[step] = d + 3.f * e;"),
-        ("norm.cpp", "scale[c] = static_cast<float>(by)", "scale[c] = static_cast<float>(2 * by)"),
+        ("norm.h", "scale[c] = static_cast<float>(by)", "scale[c] = static_cast<float>(2 * by)"),
+        ("block.cpp", "load(three + place) + given(from + place)", "load(three + place)"),
         ("residual.cpp", "4.f * sum[k]", "3.f * sum[k]"),
         ("common.h", "16, 32, 64, 128)", "16, 32, 128, 64)"),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cce import batch_norm, native, winograd
+from cce import batch_norm, native, residual_block, winograd
 from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
 from cce.models import Ensemble, FoldedConv, SearchCopy
 from cce.residual import Program
@@ -128,11 +128,12 @@ def test_other_numbers_do_not_fit():
 def test_searches_and_training_use_it_and_verdicts_do_not(monkeypatch):
     """What says whether an attack succeeded is PyTorch's own convolution."""
     calls = []
-    for module, name in ((winograd, "convolve"), (batch_norm, "normalize"), (Program, "__call__")):
+    used_here = ((winograd, "convolve"), (batch_norm, "normalize"), (residual_block, "forward"), (Program, "__call__"))
+    for module, name in used_here:
         own = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, own=own, name=name: calls.append(name) or own(*given))
     for architecture, in_training, in_search in (
-        ("resnet8", 4 * ["convolve"] + 9 * ["normalize"], ["__call__"]),
+        ("resnet8", 2 * ["convolve"] + 7 * ["normalize"] + ["forward"], ["__call__"]),
         ("cnn-mnist", 3 * ["convolve"], 3 * ["convolve"]),
     ):
         model, x = Ensemble(ModelConfig(architecture, 1, 10, (1, 16, 16))), torch.rand(2, 1, 16, 16)

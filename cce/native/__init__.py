@@ -60,6 +60,11 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def addresses(*tensors: Tensor | None) -> ctypes.Array[ctypes.c_void_p]:
+    """Where those of each lie, as one more thing to pass."""
+    return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
+
+
 def check(status: int) -> None:
     """Raise where a function of the library could not do its work."""
     if status:
@@ -163,6 +168,8 @@ def declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.cce_direct_gradients.argtypes = [pointer] * 5 + [number] * 7
     found.cce_norm_forward.argtypes = [pointer] * 8 + [number] * 2 + [ctypes.c_double, number]
     found.cce_norm_backward.argtypes = [pointer] * 10 + [number] * 2 + [ctypes.c_double, number]
+    found.cce_block_forward.argtypes = [pointer] * 7 + [number] * 4 + [ctypes.c_double] * 2 + [number]
+    found.cce_block_backward.argtypes = [pointer] * 11 + [number] * 4 + [ctypes.c_double] * 2 + [number]
     return found
 
 

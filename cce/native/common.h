@@ -108,10 +108,10 @@ inline Vector keep(const std::uint8_t* bits, Vector v) {
 // compiler then knows that storing a number changes none of it.
 struct Finish {
     float* y;
-    const float *bias, *add;
-    bool relu;
-    std::uint8_t* marks;       // signs of what comes out
-    const std::uint8_t* kept;  // outputs are zero where the bit is not set
+    const float *bias = nullptr, *add = nullptr;
+    bool relu = false;
+    std::uint8_t* marks = nullptr;       // signs of what comes out
+    const std::uint8_t* kept = nullptr;  // outputs are zero where the bit is not set
     bool past = false;         // store past the cache; with a bias at most
 };
 
@@ -172,6 +172,7 @@ inline void add_products(const float* a, long rows, long along, const float* b, 
     long i = 0;
     for (; i + GRADIENT_ROWS <= rows; i += GRADIENT_ROWS)
         block<GRADIENT_ROWS, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
+    for (; i + 4 <= rows; i += 4) block<4, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
     for (; i + 2 <= rows; i += 2) block<2, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
     if (i < rows) block<1, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
 }
@@ -205,15 +206,30 @@ constexpr long CONVOLUTION_BYTES = 128 << 10;
 // x convolved by the weights u made ready, finished by f.
 void convolve(const Shape& s, const float* x, const float* u, Finish f, const Room& room);
 
-// `work(part, first image, shape)` for every thread's share of the images; false where memory ran out.
+// Bytes of a room for `gradient_sums`: many sums go through the cache with every block of tiles, which is then larger.
+long gradient_bytes(const Shape& s);
+
+// Adds the sums over tiles of (B^T d B) (A g A^T), [point][input][output], of the gradient of the weights.
+void gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room);
+
+// Those sums of every part of the images; `finish` makes the gradient (outputs, inputs, 3, 3) of them.
+struct WeightSums {
+    long inputs, outputs, parts;
+    Buffer sums;
+    WeightSums(const Shape& s, long parts);
+    long size() const { return POINTS * inputs * outputs; }
+    float* of(long part) { return sums.get() + part * size(); }
+    void clear();
+    void finish(float* dw);
+};
+
+// `work(k)` for every k below `count`, each in a thread of its own; false where memory ran out.
 template <class Work>
-bool share(const Shape& s, long threads, Work work) {
-    const long count = std::max(1L, std::min(threads, s.images));
+bool on_threads(long count, Work work) {
     std::vector<char> failed(count, 0);
     auto run = [&](long k) {
-        const long first = s.images * k / count, last = s.images * (k + 1) / count;
         try {
-            work(k, first, Shape{last - first, s.height, s.width, s.inputs, s.outputs});
+            work(k);
         } catch (const std::bad_alloc&) {
             failed[k] = 1;
         }
@@ -238,8 +254,21 @@ bool spread(long pieces, long threads, Make make, Work work) {
     const long count = std::max(1L, std::min(threads, pieces));
     std::vector<decltype(make())> own;
     for (long k = 0; k < count; ++k) own.push_back(make());
-    return share({count, 0, 0, 0, 0}, count, [&](long k, long, const Shape&) {
+    return on_threads(count, [&](long k) {
         for (long piece; (piece = next++) < pieces;) work(own[k], piece);
+    });
+}
+
+// Into how many parts `share` cuts so many images: what is summed is summed for each part, then over the parts.
+inline long parts_of(long images, long threads) { return threads < 2 ? 1 : std::min(images, 4 * threads); }
+
+// `work(own, part, first image, images)` for every part, as `spread`.
+template <class Make, class Work>
+bool share(long images, long threads, Make make, Work work) {
+    const long parts = parts_of(images, threads);
+    return spread(parts, threads, make, [&](const auto& own, long part) {
+        const long first = images * part / parts;
+        work(own, part, first, images * (part + 1) / parts - first);
     });
 }
 

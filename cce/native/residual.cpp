@@ -190,7 +190,7 @@ void shallow(const Network& net, const float* x, long images, Signs& signs, cons
         s = net.stage(index / net.blocks, images);
         const Shape half{s.images, s.height, s.width, s.inputs / 2, s.outputs};
         direct(padded, half, 3, 2, p[0], relu(last ? first : b, p[1]));
-        direct(padded, half, 1, 2, p[4], {last ? shortcut : a, p[5], nullptr, false, nullptr, nullptr});
+        direct(padded, half, 1, 2, p[4], {last ? shortcut : a, p[5]});
         if (!last) convolve(s, b, p[2], relu(a, p[3], a), work.room);
     }
 }
@@ -295,10 +295,25 @@ void pixels_of(const Network& net, const float* g, long images, float* gx, const
 // Images that a thread pads at a time.
 long few_at_once(long height, long width, long inputs) { return std::max(1L, (48 << 10) / (height * width * inputs)); }
 
+// The first image of every group: of up to `group` images, and smaller towards the end, so that no thread is long alone.
+std::vector<long> groups_of(long images, long group, long threads) {
+    const bool many = threads > 1 && images > 2 * group;
+    std::vector<long> starts;
+    for (long first = 0; first < images;) {
+        starts.push_back(first);
+        const long fair = (images - first) / (2 * threads) / FEW * FEW;
+        first += many ? std::min(group, std::max(2 * FEW, fair)) : group;
+    }
+    return starts;
+}
+
 template <class Do>
 int in_groups(const Network& net, long images, long group, long threads, Do act) {
-    return !spread((images + group - 1) / group, threads, [&] { return Work(net, group); },
-                   [&](const Work& work, long k) { act(k * group, std::min(group, images - k * group), work); });
+    const std::vector<long> starts = groups_of(images, group, threads);
+    const long count = starts.size();
+    return !spread(count, threads, [&] { return Work(net, group); }, [&](const Work& work, long k) {
+        act(starts[k], (k + 1 < count ? starts[k + 1] : images) - starts[k], work);
+    });
 }
 
 }  // namespace
@@ -352,37 +367,41 @@ int cce_direct_conv(const float* x, const float* w, const float* bias, float* y,
                        const long first = piece * few, count = std::min(few, images - first);
                        pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
                        direct(padded.get(), {count, one.height, one.width, inputs, outputs}, 3, stride, w,
-                              {y + first * one.numbers(), bias, nullptr, false, nullptr, nullptr});
+                              {y + first * one.numbers(), bias});
                    });
 } catch (...) {
     return 1;
 }
 
-// Gradient of its weights, [thread][3][3][inputs][outputs] to be summed over the threads; with weights `back`, as of
-// `direct_back`, also that of the inputs, for stride 2.
-int cce_direct_gradients(const float* x, const float* g, const float* back, float* sums, float* gx, long images,
+// Gradient dw of its weights, [3][3][inputs][outputs]; with weights `back`, as of `direct_back`, also that of the
+// inputs, gx, for stride 2.
+int cce_direct_gradients(const float* x, const float* g, const float* back, float* dw, float* gx, long images,
                          long height, long width, long inputs, long outputs, long stride, long threads) try {
     const long few = few_at_once(height, width, inputs), size = height * width * inputs, row = (width + 2) * inputs;
+    const long weights = 9 * inputs * outputs, parts = parts_of(images, threads);
     const Shape one{1, height / stride, width / stride, outputs, outputs};
-    std::memset(sums, 0, threads * 9 * inputs * outputs * sizeof(float));
-    return !share({images, 0, 0, 0, 0}, threads, [&](long k, long start, const Shape& all) {
-        const Buffer padded = reserve(few * (height + 2) * row);
-        const Buffer padded_g = reserve(few * (one.height + 2) * (one.width + 2) * outputs);
-        float* sum = sums + k * 9 * inputs * outputs;
-        for (long first = start; first < start + all.images; first += few) {
-            const long count = std::min(few, start + all.images - first);
+    std::vector<float> sums(parts * weights, 0.f);
+    struct Padded {
+        Buffer x, g;
+    };
+    auto room = [&] {
+        return Padded{reserve(few * (height + 2) * row), reserve(few * (one.height + 2) * (one.width + 2) * outputs)};
+    };
+    const bool done = share(images, threads, room, [&](const Padded& padded, long part, long start, long all) {
+        float* sum = sums.data() + part * weights;
+        for (long first = start; first < start + all; first += few) {
+            const long count = std::min(few, start + all - first);
             const Shape s{count, one.height, one.width, outputs, outputs};
             const float* from = g + first * one.numbers();
             if (back) {
-                pad(from, s, outputs, padded_g.get());
-                direct_back(padded_g.get(), nullptr, s, inputs, back,
-                            {gx + first * size, nullptr, nullptr, false, nullptr, nullptr});
+                pad(from, s, outputs, padded.g.get());
+                direct_back(padded.g.get(), nullptr, s, inputs, back, {gx + first * size});
             }
-            pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
+            pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.x.get());
             for (long n = 0; n < count; ++n)
                 for (long i = 0; i < one.height; ++i)
                     for (long side = 0; side < 3; ++side) {
-                        const float* window = padded.get() + (n * (height + 2) + i * stride + side) * row;
+                        const float* window = padded.x.get() + (n * (height + 2) + i * stride + side) * row;
                         const float* given = from + (n * one.height + i) * one.width * outputs;
                         float* to = sum + side * 3 * inputs * outputs;
                         for (long c = 0; c < outputs; c += PANEL)
@@ -391,6 +410,10 @@ int cce_direct_gradients(const float* x, const float* g, const float* back, floa
                     }
         }
     });
+    for (long k = 1; k < parts; ++k)
+        for (long i = 0; i < weights; ++i) sums[i] += sums[k * weights + i];
+    std::copy_n(sums.begin(), weights, dw);
+    return !done;
 } catch (...) {
     return 1;
 }

@@ -186,34 +186,6 @@ void transform_gradient(const Shape& s, const Tile& t, const float* g, const flo
     transform<4, 0>(s, t, g, nothing, z, s.outputs, one);
 }
 
-// Many sums go through the cache with every block of tiles; blocks are then larger.
-long gradient_bytes(const Shape& s) { return (s.inputs * s.outputs < 64 * 64 ? 192 : 384) << 10; }
-
-// Adds the sums over tiles of (B^T d B) (A g A^T), [point][input][output].
-void gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room) {
-    const long size = s.inputs * s.outputs;
-    const long from = POINTS * s.inputs, to = POINTS * s.outputs, most = tiles_at_once(s, room.bytes);
-    float *v = room.v.get(), *z = room.m.get();
-    for (long first = 0; first < s.tiles(); first += most) {
-        const long count = std::min(most, s.tiles() - first);
-        Tile tile(s, first);
-        for (long t = 0; t < count; ++t, tile.next(s)) {
-            transform_input(s, tile, x, room.nothing.get(), v + t * from, s.inputs);
-            transform_gradient(s, tile, g, room.nothing.get(), z + t * to);
-        }
-        const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
-        const Ahead gradients = rows_of(s, g, s.outputs, first + most, first + 2 * most);
-        for (int p = 0; p < POINTS; ++p) {
-            next.fetch(p), gradients.fetch(p);
-            for (long n = 0; n < s.outputs; n += PANEL) {
-                const float *a = v + p * s.inputs, *b = z + p * s.outputs + n;
-                float* at = sum + p * size + n;
-                add_products(a, s.inputs, from, b, to, count, at, s.outputs);
-            }
-        }
-    }
-}
-
 }  // namespace
 
 void cce::convolve(const Shape& s, const float* x, const float* u, const Finish f, const Room& room) {
@@ -243,6 +215,61 @@ void cce::convolve(const Shape& s, const float* x, const float* u, const Finish 
             for (long t = 0; t < count; ++t, tile.next(s)) transform_output(s, tile, m + t * to, f, channels);
         });
     }
+}
+
+long cce::gradient_bytes(const Shape& s) { return (s.inputs * s.outputs < 64 * 64 ? 192 : 384) << 10; }
+
+void cce::gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room) {
+    const long size = s.inputs * s.outputs;
+    const long from = POINTS * s.inputs, to = POINTS * s.outputs, most = tiles_at_once(s, room.bytes);
+    float *v = room.v.get(), *z = room.m.get();
+    for (long first = 0; first < s.tiles(); first += most) {
+        const long count = std::min(most, s.tiles() - first);
+        Tile tile(s, first);
+        for (long t = 0; t < count; ++t, tile.next(s)) {
+            transform_input(s, tile, x, room.nothing.get(), v + t * from, s.inputs);
+            transform_gradient(s, tile, g, room.nothing.get(), z + t * to);
+        }
+        const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
+        const Ahead gradients = rows_of(s, g, s.outputs, first + most, first + 2 * most);
+        for (int p = 0; p < POINTS; ++p) {
+            next.fetch(p), gradients.fetch(p);
+            for (long n = 0; n < s.outputs; n += PANEL) {
+                const float *a = v + p * s.inputs, *b = z + p * s.outputs + n;
+                float* at = sum + p * size + n;
+                add_products(a, s.inputs, from, b, to, count, at, s.outputs);
+            }
+        }
+    }
+}
+
+WeightSums::WeightSums(const Shape& s, long parts) : inputs(s.inputs), outputs(s.outputs), parts(parts) {
+    sums = reserve(parts * size());
+    clear();
+}
+
+void WeightSums::clear() { std::memset(sums.get(), 0, parts * size() * sizeof(float)); }
+
+void WeightSums::finish(float* dw) {
+    float* sum = sums.get();
+    for (long k = 1; k < parts; ++k)
+        for (long i = 0; i < size(); ++i) sum[i] += sum[k * size() + i];
+    for (long i = 0; i < inputs; ++i)
+        for (long n = 0; n < outputs; n += PANEL) {
+            float half[3][6][PANEL] = {};
+            for (int p = 0; p < 6; ++p)
+                for (int q = 0; q < 6; ++q)
+                    for (int r = 0; r < 3; ++r)
+                        for (int o = 0; o < PANEL; ++o)
+                            half[r][q][o] += G[p][r] * sum[(6 * p + q) * inputs * outputs + i * outputs + n + o];
+            for (int r = 0; r < 3; ++r)
+                for (int c = 0; c < 3; ++c)
+                    for (int o = 0; o < PANEL; ++o) {
+                        float value = 0;
+                        for (int q = 0; q < 6; ++q) value += half[r][q][o] * G[q][c];
+                        dw[((n + o) * inputs + i) * 9 + 3 * r + c] = value;
+                    }
+        }
 }
 
 extern "C" {
@@ -293,49 +320,29 @@ int cce_winograd_conv(const float* x, const float* u, const float* bias, const f
 // without memory.
 int cce_winograd_gradients(const float* x, const float* g, const float* flipped, float* dw, float* gx, long images,
                            long height, long width, long inputs, long outputs, long threads) try {
-    const long size = inputs * outputs, count = std::max(1L, std::min(threads, images));
     const long few = std::max(1L, (32 << 10) / (height * width * std::max(inputs, outputs)));
     const Shape most{std::min(few, images), height, width, inputs, outputs};
     const Shape back{most.images, height, width, outputs, inputs};
     const bool past = streams(gx, images * height * width * inputs);
-    Buffer sums = reserve(count * POINTS * size);
-    float* sum = sums.get();
-    std::memset(sum, 0, count * POINTS * size * sizeof(float));
-    const Shape whole{images, height, width, inputs, outputs};
-    std::vector<Room> rooms, rooms_back;
-    for (long k = 0; k < count; ++k)
-        rooms.emplace_back(std::initializer_list<Shape>{most}, gradient_bytes(most)),
-            rooms_back.emplace_back(std::initializer_list<Shape>{back}, CONVOLUTION_BYTES);
-    const bool done = share(whole, threads, [&](long k, long start, const Shape& all) {
-        for (long first = start; first < start + all.images; first += few) {
-            const Shape s{std::min(few, start + all.images - first), height, width, inputs, outputs};
+    struct Rooms {
+        Room sums, back;
+    };
+    auto rooms = [&] { return Rooms{Room({most}, gradient_bytes(most)), Room({back}, CONVOLUTION_BYTES)}; };
+    WeightSums weights(most, parts_of(images, threads));
+    const bool done = share(images, threads, rooms, [&](const Rooms& room, long part, long start, long count) {
+        for (long first = start; first < start + count; first += few) {
+            const Shape s{std::min(few, start + count - first), height, width, inputs, outputs};
             const float *from = x + first * height * width * inputs, *to = g + first * height * width * outputs;
             if (flipped) {
-                const Finish f{gx + first * height * width * inputs, nullptr, nullptr, false, nullptr, nullptr, past};
-                convolve({s.images, height, width, outputs, inputs}, to, flipped, f, rooms_back[k]);
+                Finish f{gx + first * height * width * inputs};
+                f.past = past;
+                convolve({s.images, height, width, outputs, inputs}, to, flipped, f, room.back);
             }
-            gradient_sums(s, from, to, sum + k * POINTS * size, rooms[k]);
+            gradient_sums(s, from, to, weights.of(part), room.sums);
         }
         _mm_sfence();
     });
-    for (long k = 1; k < count; ++k)
-        for (long i = 0; i < POINTS * size; ++i) sum[i] += sum[k * POINTS * size + i];
-    for (long i = 0; i < inputs; ++i)
-        for (long n = 0; n < outputs; n += PANEL) {
-            float half[3][6][PANEL] = {};
-            for (int p = 0; p < 6; ++p)
-                for (int q = 0; q < 6; ++q)
-                    for (int r = 0; r < 3; ++r)
-                        for (int o = 0; o < PANEL; ++o)
-                            half[r][q][o] += G[p][r] * sum[(6 * p + q) * size + i * outputs + n + o];
-            for (int r = 0; r < 3; ++r)
-                for (int c = 0; c < 3; ++c)
-                    for (int o = 0; o < PANEL; ++o) {
-                        float value = 0;
-                        for (int q = 0; q < 6; ++q) value += half[r][q][o] * G[q][c];
-                        dw[((n + o) * inputs + i) * 9 + 3 * r + c] = value;
-                    }
-        }
+    weights.finish(dw);
     return !done;
 } catch (...) {
     return 1;
