@@ -74,17 +74,20 @@ def test_few_passes_are_needed_for_one_image(trained, batch):
 
 def test_an_image_stands_where_float32_does_not_agree(trained, batch):
     """The searched model is wrong from the start and the judge never: the walk goes on, and asks where it moved."""
-    model, asked, x = trained(1), [], batch[0][:1]
-    kept = (model(x).argmax(1) + 1) % 10
+    model, walks = trained(1), []
+    for x, label in zip(*(t.split(1) for t in batch), strict=True):
+        start = module._stripes(task_on(model, x, label, "linf", 60))
+        kept, asked = model(start).argsort(1)[:, -2], []  # the second likeliest there: it can become less likely
 
-    class Stubborn(Ensemble):
-        def forward(self, points):
-            asked.append(len(points))
-            return torch.nn.functional.one_hot(kept.expand(len(points)), 10).float().log_softmax(1)
+        class Stubborn(Ensemble):
+            def forward(self, points, kept=kept, asked=asked):
+                asked.append(len(points))
+                return torch.nn.functional.one_hot(kept.expand(len(points)), 10).float().log_softmax(1)
 
-    start = module._stripes(task_on(model, x, kept, "linf", 60))
-    moved = square(task_on(model, x, kept, "linf", 60, Stubborn(model.config)))
-    assert 1 < len(asked) < 60 and not torch.equal(moved, start)
+        moved = square(task_on(model, x, kept, "linf", 60, Stubborn(model.config)))
+        assert 1 <= len(asked) < 60 and torch.equal(moved, start) == (len(asked) == 1)
+        walks.append(len(asked))
+    assert sum(walk > 1 for walk in walks) >= 3  # of some pictures no square of these helps
 
 
 def test_a_bfloat16_search_ends_as_the_judge_says(trained, batch):
