@@ -205,8 +205,9 @@ def _cnn_fast(dataset: str, members: int, defense: str) -> TrainConfig:
     if defense == "cce-dm":
         # CIFAR-10's, attacked after 2.7 natural epochs (65 % right), fell to near-uniform predictions and stayed there
         # for 3.3 more: AUC .62; after five (73 % right) they fell within 30 steps. ResNets start from eight. On 17,500
-        # images for 3 to 6.5 epochs, AUC .58 to .69: rates of 5e-4 and 1e-3, SGD, lambda_dm from .3 or 1 up to 5, and
-        # one-step attacks of 16 to 32 /255 first. All but flat predictions on x and x_a alike; the AUC rose slowly.
+        # images for 3 to 6.5 epochs, AUC .59 to .69: rates of 2e-4 to 1e-3, lambda_dm from .3 or 1 up to 5, one-step
+        # attacks of 16 to 32 /255 first; by SGD, uniform at once. Predictions were all but flat on x and x_a alike,
+        # and the AUC rose slowly.
         epochs = (8, 0.5, 4.5) if dataset == "cifar10" else (first + more / 3, more / 3, more / 3)
         phases = detection_phases(epsilon, epochs, (1e-3, 5e-4, 1e-3))
     elif defense == "nat":
