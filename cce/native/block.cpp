@@ -34,8 +34,6 @@ struct Work {
     }
 };
 
-void put(float* to, const Vector value, bool past) { past ? stream(to, value) : store(to, value); }
-
 // y = conv of what `prepare(work, piece)` says is there, and its statistics.
 template <class Prepare>
 bool convolve_and_sum(const Shape& all, const float* u, float* y, const float* near, float* mean, float* variance,

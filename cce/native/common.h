@@ -64,6 +64,8 @@ inline void stream(float* p, Vector v) {
 #endif
 }
 
+inline void put(float* p, Vector v, bool past) { past ? stream(p, v) : store(p, v); }
+
 // Whether so many numbers are more than stays in a cache until they are read.
 inline bool streams(const float* to, long count) {
     return count * static_cast<long>(sizeof(float)) > (4 << 20) && reinterpret_cast<std::uintptr_t>(to) % 64 == 0;

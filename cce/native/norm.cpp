@@ -27,7 +27,7 @@ int cce_norm_forward(const float* y, const float* add, const float* weight, cons
                 mark(marks + place / 8, value);
                 value = clipped(value);
             }
-            past ? stream(out + place, value) : store(out + place, value);
+            put(out + place, value, past);
         });
         _mm_sfence();
     });
@@ -53,8 +53,8 @@ int cce_norm_backward(const float* g, const float* y, const std::uint8_t* marks,
     in_chunks(pixels, channels, threads, true, [=](long, long first, long rows) {
         each_vector(first, rows, channels, [=](long place, long c) INLINE_LAMBDA {
             const Vector value = given(place), found = slope(value, load(y + place), c);
-            past ? stream(gy + place, found) : store(gy + place, found);
-            if (g_add) past ? stream(g_add + place, value) : store(g_add + place, value);
+            put(gy + place, found, past);
+            if (g_add) put(g_add + place, value, past);
         });
         _mm_sfence();
     });
