@@ -92,6 +92,30 @@ def test_a_library_that_computes_something_else_is_not_used(file, right, wrong, 
     assert works_without()
 
 
+@compiled
+@pytest.mark.skipif(native.openmp() is None, reason="PyTorch has no OpenMP here")
+def test_the_work_is_shared_by_pytorchs_own_threads_and_by_others_alike(request):
+    """Threads of ours would share the cores with PyTorch's, which wait awake for their next work."""
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    asked = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def one_thread_of_those_asked_for(function, data, threads, flags):
+        asked.append(threads)
+        work(function)(data)
+
+    library, before = native.library(), torch.get_num_threads()
+    request.addfinalizer(lambda: (library.cce_threads(native.openmp()), torch.set_num_threads(before)))
+    torch.set_num_threads(3)
+    x, weight = torch.randn(7, 16, 12, 12), torch.randn(32, 16, 3, 3)
+    found = []
+    for threads in (native.openmp(), None, ctypes.cast(one_thread_of_those_asked_for, ctypes.c_void_p).value):
+        library.cce_threads(threads)
+        found.append(winograd.convolve(x, weight))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert asked == [3]
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """The code for vectors of 16: where the processor has AVX-512 it is what runs, else the compiler splits them."""

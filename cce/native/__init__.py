@@ -104,9 +104,19 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         found = declared(ctypes.CDLL(str(compiled(compiler))))
+        found.cce_threads(openmp())
         return found if agrees(found) else None
     except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError):  # no place, no compiler that works
         return None
+
+
+def openmp() -> int | None:
+    """Where PyTorch's OpenMP starts its threads (`GOMP_parallel`), so that ours are the same; None if not found."""
+    try:  # looked for in this library, then in those that it needs
+        start = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    return ctypes.cast(start, ctypes.c_void_p).value
 
 
 def compiled(compiler: str, *more: str) -> Path:
@@ -156,6 +166,7 @@ def _processor() -> bytes:
 def declared(found: ctypes.CDLL) -> ctypes.CDLL:
     """Its functions with their types."""
     pointer, number = ctypes.c_void_p, ctypes.c_long
+    found.cce_threads.argtypes, found.cce_threads.restype = [pointer], None
     found.cce_winograd_weights.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_int]
     found.cce_winograd_weights.restype = None
     found.cce_winograd_conv.argtypes = [pointer] * 5 + [number] * 5 + [ctypes.c_int, number]

@@ -225,7 +225,13 @@ struct WeightSums {
     void finish(float* dw);
 };
 
-// `work(k)` for every k below `count`, each in a thread of its own; false where memory ran out.
+// How PyTorch's own OpenMP runs a function in several threads (libgomp's GOMP_parallel, which LLVM's has too); null
+// where it is not found. Its threads wait for their next work awake for a while: others beside them would have to share
+// the cores with them.
+using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+extern Parallel parallel;
+
+// `work(k)` for every k below `count`, each in a thread of its own where there are as many; false where memory ran out.
 template <class Work>
 bool on_threads(long count, Work work) {
     std::vector<char> failed(count, 0);
@@ -236,14 +242,21 @@ bool on_threads(long count, Work work) {
             failed[k] = 1;
         }
     };
-    std::vector<std::thread> others;
-    for (long k = 1; k < count; ++k) try {
-            others.emplace_back(run, k);
+    std::atomic<long> next{0};
+    auto take = [&] {
+        for (long k; (k = next++) < count;) run(k);
+    };
+    if (parallel && count > 1) {
+        parallel([](void* data) { (*static_cast<decltype(take)*>(data))(); }, &take, count, 0);
+    } else {
+        std::vector<std::thread> others;
+        try {
+            for (long k = 1; k < count; ++k) others.emplace_back(take);
         } catch (const std::system_error&) {  // no more threads to be had
-            run(k);
         }
-    run(0);
-    for (auto& other : others) other.join();
+        take();
+        for (auto& other : others) other.join();
+    }
     return std::find(failed.begin(), failed.end(), 1) == failed.end();
 }
 

@@ -188,6 +188,8 @@ void transform_gradient(const Shape& s, const Tile& t, const float* g, const flo
 
 }  // namespace
 
+Parallel cce::parallel = nullptr;
+
 void cce::convolve(const Shape& s, const float* x, const float* u, const Finish f, const Room& room) {
     const long from = POINTS * s.inputs, to = POINTS * s.outputs, most = tiles_at_once(s, room.bytes);
     float *v = room.v.get(), *m = room.m.get();
@@ -273,6 +275,9 @@ void WeightSums::finish(float* dw) {
 }
 
 extern "C" {
+
+// Run on these threads from now on: see common.h.
+void cce_threads(Parallel parallel) { cce::parallel = parallel; }
 
 // Weights (outputs, inputs, 3, 3), contiguous, made ready for `cce_winograd_conv`: [point][panel of outputs][input]
 // [PANEL]. `flipped` gives those of the convolution that takes a gradient of the outputs to one of the inputs.
