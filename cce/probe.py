@@ -84,7 +84,7 @@ def training_images(config: TrainConfig) -> int:
 def fixed_attack(phase: Phase) -> Phase:
     """The phase with the mean number of attack steps, so that one batch stands for all."""
     low, high = phase.attack.steps
-    middle = max(1, round((low + high) / 2))
+    middle = round((low + high) / 2)
     return replace(phase, attack=replace(phase.attack, steps=(middle, middle)))
 
 
@@ -116,7 +116,7 @@ def probed_images(config: TrainConfig, device: torch.device) -> int:
 
 
 def _passes(phase: Phase) -> int:
-    return 1 if phase.defense.method == "nat" else phase.attack.steps[1]
+    return 0 if phase.defense.method == "nat" else 1 + phase.attack.steps[1]
 
 
 def _stepping(trainer: Trainer, phase: Phase) -> Callable[[], object]:

@@ -29,7 +29,7 @@ def draw_attack(attack: TrainingAttack, generator: torch.Generator) -> tuple[int
     steps = min(high, low + int(u[0] * (high - low + 1)))
     epsilon = attack.epsilon[0] + u[1] * (attack.epsilon[1] - attack.epsilon[0])
     reach = attack.reach[0] + u[2] * (attack.reach[1] - attack.reach[0])
-    return steps, epsilon, reach * epsilon / steps
+    return steps, epsilon, reach * epsilon / max(1, steps)
 
 
 def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int:

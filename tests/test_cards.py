@@ -1,5 +1,6 @@
 """Model cards and the README's table: built from metrics, and what is committed is what they build."""
 
+import copy
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_a_detector_that_is_blind_to_a_plain_attack_says_so():
     slow = {"name": "B&B k=9", "images": 100, "auc": 0.41}
     seen = replace(checkpoint, metrics=checkpoint.metrics | {"slow": [first | slow]})
     assert re.search(r"most of all B&B k=9 \(n = 100\): AUC 0\.4100", model_card(seen))
+
+
+def test_noise_in_the_place_of_an_attack_is_called_noise():
+    checkpoint = checkpoints.load(ROOT / "checkpoints" / "digits-cce-dm")
+    config = copy.deepcopy(checkpoint.training["config"])
+    config["phases"][1]["attack"] |= {"steps": [0, 0], "epsilon": [8 / 255, 16 / 255]}
+    card = model_card(replace(checkpoint, training=checkpoint.training | {"config": config}))
+    assert "| none, noise alone: uniform, up to 8 to 16 /255 |" in card and "k 0" not in card
 
 
 def test_members_that_went_different_ways_are_named():

@@ -88,10 +88,19 @@ def test_fast_defenses_have_one_budget():
 
 
 def test_detection_mode_has_a_warm_start_and_an_easy_attack_where_it_is_ours():
-    for name in ("cifar10-resnet20-cce-dm-fast", "cifar10-cnn2-cce-dm-fast", "mnist-cnn2-cce-dm-fast", "digits-cce-dm"):
+    for name in ("cifar10-resnet20-cce-dm-fast", "mnist-cnn2-cce-dm-fast", "digits-cce-dm"):
         phases = preset(name).phases
         assert [p.name for p in phases[:3]] == ["natural", "easy attack", "varied attacks"]
         assert phases[0].defense.method == "nat" and phases[-1].defense == CCE_DM
+
+
+def test_cifar10s_cnn_is_given_noise_before_attacks_and_the_whole_weight_last():
+    natural, *phases = preset("cifar10-cnn2-cce-dm-fast").phases
+    assert natural.defense.method == "nat" and phases[-1].defense == CCE_DM
+    alone = [p.attack.steps == (0, 0) for p in phases]
+    assert alone == sorted(alone, reverse=True) and 0 < sum(alone) < len(alone)
+    largest = [p.attack.epsilon[1] for p in phases]
+    assert largest == sorted(largest, reverse=True) and phases[0].defense.lambda_dm < 2
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -234,6 +234,19 @@ def test_a_team_makes_the_examples_of_one_process_however_the_smooth_ones_fall(s
     assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
 
 
+def test_no_steps_leave_noise_in_the_ball_that_knows_nothing_of_the_members(trained, fresh, batch):
+    x, labels = batch
+    attack = TrainingAttack((0, 0), (0.2, 0.2))
+    found = [
+        make_examples(model.requires_grad_(False), x, labels, CCE_DM, attack, torch.Generator().manual_seed(0))
+        for model in (trained(2), fresh(2))
+    ]
+    assert torch.equal(*found) and not torch.equal(found[0][0], found[0][1])
+    assert 0.19 < (found[0] - x).abs().max() <= 0.2 + 2e-7
+    inside = found[0][:, (x > 0.2) & (x < 0.8)] - x[(x > 0.2) & (x < 0.8)]
+    assert inside.mean().abs() < 0.01 and abs(inside.std() - 0.2 / math.sqrt(3)) < 0.01
+
+
 def test_a_share_of_each_batch_is_mims(trained, batch):
     """With each kind alone the examples are MIM's and PGD's own; together every row is one of the two."""
     model, (x, labels) = trained(2).requires_grad_(False), batch

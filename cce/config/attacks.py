@@ -121,7 +121,8 @@ class TrainingAttack:
     """PGD settings drawn anew for each training batch, uniformly from closed ranges.
 
     `steps` k, `epsilon` (pixel units), and `reach`: the step size is `reach * epsilon / k`, so the
-    paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1.
+    paper's k=10, 8/255, 2/255 is reach 2.5, and its ResNet setting (step epsilon / 10) is reach 1. No steps leave the
+    random start alone: noise, uniform in the ball.
 
     Four additions of ours keep a detector from learning that only fine noise is an attack. `smooth` is
     the share of each batch that is attacked with smooth perturbations, on a coarse grid whose side is drawn
@@ -145,7 +146,8 @@ class TrainingAttack:
         for name in ("steps", "epsilon", "reach"):
             low, high = getattr(self, name)
             check(low <= high, f"{name} is {low} to {high}; the first must not exceed the second")
-        check(self.steps[0] >= 1, f"steps is {self.steps[0]}; it must be at least 1")
+        check(self.steps[0] >= 0, f"steps is {self.steps[0]}; it must be 0 or more")
+        check(self.steps[0] > 0 or not self.momentum, "steps is 0 with momentum; MIM has no random start: at least 1")
         check_pixel_units("epsilon", self.epsilon[0])
         check_pixel_units("epsilon", self.epsilon[1])
         check(self.reach[0] > 0, f"reach is {self.reach[0]}; it must be above 0")
