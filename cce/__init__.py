@@ -8,7 +8,7 @@ import os
 
 __version__ = "0.1.0"
 
-# How often the threads of an OpenMP team look for more work before they sleep; read when PyTorch is imported. With
-# libgomp's own number, a team of two beside three busy processes took 8.5 s for what takes it 0.75 s so; on an idle
-# machine both take 0.19 s.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# How often the threads of an OpenMP team look for more work before they sleep; read when PyTorch is imported. Beside
+# one busy process a short run on digits took 50 s with 20,000 and 24 s so, and more with libgomp's own number; on an
+# idle machine all take 15 to 22 s.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
