@@ -150,3 +150,10 @@ def test_base_of_knows_presets_and_runs():
     assert training_form.base_of("run: digits-cce-dm", runs).config == DIGITS
     with pytest.raises(ConfigError, match="no preset or run called 'nothing'"):
         training_form.base_of("nothing", runs)
+
+
+def test_phases_are_told_for_people():
+    rows = training_form.phase_rows(preset("cifar10-cnn2-cce-dm-fast"))
+    assert rows[0] == ["natural", "4", "NAT", "none", "0.001, one-cycle"]
+    assert rows[1] == ["large noise", "0.5", "CCE(0, 1.5)", "noise alone, epsilon 48 to 96 /255", "0.001, constant"]
+    assert rows[-1][2:4] == ["CCE-DM", "PGD, 3 to 14 steps, epsilon 2 to 12 /255"]

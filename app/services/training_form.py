@@ -303,7 +303,8 @@ def _attack_words(phase: Phase) -> str:
         return low if low == high else f"{low} to {high}"
 
     a = phase.attack
-    return f"PGD, {span(a.steps)} steps, epsilon {span(tuple(255 * e for e in a.epsilon))} /255"
+    what = f"PGD, {span(a.steps)} steps" if a.steps[1] else "noise alone"
+    return f"{what}, epsilon {span(tuple(255 * e for e in a.epsilon))} /255"
 
 
 def base_of(choice: str, runs: Mapping[str, Base]) -> Base:
