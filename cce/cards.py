@@ -117,7 +117,7 @@ def _training_attack(a: Any) -> str:
     epsilon = span(255 * a.epsilon[0], 255 * a.epsilon[1])
     words = f"PGD, k {span(*a.steps)}, epsilon {epsilon} /255, step {span(*a.reach)} epsilon / k"
     if not a.steps[1]:
-        words = f"none, noise alone: uniform, up to {epsilon} /255"
+        words = f"noise alone, epsilon {epsilon} /255"
     if a.smooth:
         words += f"; {a.smooth:.0%} of each batch smooth, on grids of {', '.join(map(str, a.grids))}"
     words += f"; {a.momentum:.0%} of each batch with momentum" if a.momentum else ""

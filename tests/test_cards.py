@@ -47,7 +47,7 @@ def test_noise_in_the_place_of_an_attack_is_called_noise():
     config = copy.deepcopy(checkpoint.training["config"])
     config["phases"][1]["attack"] |= {"steps": [0, 0], "epsilon": [8 / 255, 16 / 255]}
     card = model_card(replace(checkpoint, training=checkpoint.training | {"config": config}))
-    assert "| none, noise alone: uniform, up to 8 to 16 /255 |" in card and "k 0" not in card
+    assert "| noise alone, epsilon 8 to 16 /255 |" in card and "k 0" not in card
 
 
 def test_members_that_went_different_ways_are_named():
