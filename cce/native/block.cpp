@@ -126,7 +126,7 @@ int cce_block_backward(const float* g, const float* x, const float* y1, const fl
     const auto slope2 = slopes2.function();
     const auto normal1 = norm1.function();
 
-    const long parts_count = parts_of(images, threads);
+    const long parts_count = gradient_parts(all, images, threads);
     const Shape most = piece_of(all, 0, few).shape;
     const bool past = streams(gx, all.numbers());
     struct Both {
@@ -136,7 +136,8 @@ int cce_block_backward(const float* g, const float* x, const float* y1, const fl
     auto make = [&] { return Both{Work(most, CONVOLUTION_BYTES), Room({most}, gradient_bytes(most))}; };
     WeightSums weights(all, parts_count);
     auto in_pieces = [&](auto act) {
-        return share(images, threads, make, [&](const Both& own, long part, long start, long count) {
+        return share(images, parts_count, threads, make, [&](const Both& own, long part, long start, long count) {
+            weights.clear(part);
             for (long first = start; first < start + count; first += few)
                 act(own, part, piece_of({start + count, height, width, channels, channels}, first, few));
             _mm_sfence();
@@ -166,10 +167,9 @@ int cce_block_backward(const float* g, const float* x, const float* y1, const fl
             });
         }
     });
-    weights.finish(dw2);
+    done = done && weights.finish(dw2, threads);
     const Slope slopes1(together(sums), parts[1], mean1, variance1, norms, norms + channels, pixels, eps1);
     const auto slope1 = slopes1.function();
-    weights.clear();
     done = done && in_pieces([&](const Both& own, long part, const Piece& piece) {
         float *one = own.work.one.get(), *three = own.work.three.get();
         const long from = piece.from;
@@ -182,8 +182,7 @@ int cce_block_backward(const float* g, const float* x, const float* y1, const fl
             put(gx + from + place, load(three + place) + given(from + place), past);
         });
     });
-    weights.finish(dw1);
-    return !done;
+    return !(done && weights.finish(dw1, threads));
 } catch (...) {
     return 1;
 }

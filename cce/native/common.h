@@ -179,6 +179,10 @@ inline void add_products(const float* a, long rows, long along, const float* b, 
     if (i < rows) block<1, true>(a + i, 1, along, b, b_step, depth, out + i * out_step, out_step);
 }
 
+// From one tile's transform to the next one's: an odd number of the cache's lines, as the same point of many tiles
+// would else fall on a few of its sets.
+inline long stride_of(long channels) { return POINTS * channels + PANEL; }
+
 // Tiles at a time, in sixes: their transforms, [tile][point][channel], take about so many bytes.
 inline long tiles_at_once(const Shape& s, long bytes) {
     const long each = POINTS * (s.inputs + s.outputs) * static_cast<long>(sizeof(float));
@@ -194,7 +198,7 @@ struct Room {
         long from = 0, to = 0, channels = 0;
         for (const Shape& s : shapes) {
             const long tiles = tiles_at_once(s, bytes);
-            from = std::max(from, POINTS * tiles * s.inputs), to = std::max(to, POINTS * tiles * s.outputs);
+            from = std::max(from, tiles * stride_of(s.inputs)), to = std::max(to, tiles * stride_of(s.outputs));
             channels = std::max({channels, s.inputs, s.outputs});
         }
         v = reserve(from), m = reserve(to), nothing = reserve(channels);
@@ -214,15 +218,19 @@ long gradient_bytes(const Shape& s);
 // Adds the sums over tiles of (B^T d B) (A g A^T), [point][input][output], of the gradient of the weights.
 void gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room);
 
-// Those sums of every part of the images; `finish` makes the gradient (outputs, inputs, 3, 3) of them.
+// Those sums of every part of the images; a part is to be cleared first. `finish` makes the gradient (outputs, inputs,
+// 3, 3) of them; false where memory ran out.
 struct WeightSums {
     long inputs, outputs, parts;
     Buffer sums;
     WeightSums(const Shape& s, long parts);
     long size() const { return POINTS * inputs * outputs; }
     float* of(long part) { return sums.get() + part * size(); }
-    void clear();
-    void finish(float* dw);
+    void clear(long part);
+    bool finish(float* dw, long threads);
+
+  private:
+    void finish(float* dw, long input, long output);  // of PANEL outputs
 };
 
 // How PyTorch's own OpenMP runs a function in several threads (libgomp's GOMP_parallel, which LLVM's has too); null
@@ -274,13 +282,18 @@ bool spread(long pieces, long threads, Make make, Work work) {
     });
 }
 
-// Into how many parts `share` cuts so many images: what is summed is summed for each part, then over the parts.
+// Parts of so many images, some more than threads, as a core that is slower then gets fewer.
 inline long parts_of(long images, long threads) { return threads < 2 ? 1 : std::min(images, 4 * threads); }
+
+// The same for a gradient of weights: each part has sums of its own, and those of many weights take longer to clear and
+// to add up than a slower core costs.
+inline long gradient_parts(const Shape& s, long images, long threads) {
+    return s.inputs * s.outputs > 64 * 64 ? std::min(images, threads) : parts_of(images, threads);
+}
 
 // `work(own, part, first image, images)` for every part, as `spread`.
 template <class Make, class Work>
-bool share(long images, long threads, Make make, Work work) {
-    const long parts = parts_of(images, threads);
+bool share(long images, long parts, long threads, Make make, Work work) {
     return spread(parts, threads, make, [&](const auto& own, long part) {
         const long first = images * part / parts;
         work(own, part, first, images * (part + 1) / parts - first);

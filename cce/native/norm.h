@@ -17,7 +17,7 @@ inline long rows_of_chunk(long channels) { return std::max(1L, CHUNK / channels)
 template <class Act>
 void in_chunks(long pixels, long channels, long threads, bool backwards, Act act) {
     const long size = rows_of_chunk(channels), chunks = (pixels + size - 1) / size;
-    share(chunks, threads, [] { return 0; }, [&](int, long part, long first, long count) {
+    share(chunks, parts_of(chunks, threads), threads, [] { return 0; }, [&](int, long part, long first, long count) {
         for (long i = 0; i < count; ++i) {
             const long c = (first + (backwards ? count - 1 - i : i)) * size;
             act(part, c, std::min(size, pixels - c));

@@ -387,7 +387,7 @@ int cce_direct_gradients(const float* x, const float* g, const float* back, floa
     auto room = [&] {
         return Padded{reserve(few * (height + 2) * row), reserve(few * (one.height + 2) * (one.width + 2) * outputs)};
     };
-    const bool done = share(images, threads, room, [&](const Padded& padded, long part, long start, long all) {
+    const bool done = share(images, parts, threads, room, [&](const Padded& padded, long part, long start, long all) {
         float* sum = sums.data() + part * weights;
         for (long first = start; first < start + all; first += few) {
             const long count = std::min(few, start + all - first);

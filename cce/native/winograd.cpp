@@ -80,6 +80,7 @@ INLINE void with_known(long channels, Act act) {
         case 16: return act(std::integral_constant<long, 16>());
         case 32: return act(std::integral_constant<long, 32>());
         case 64: return act(std::integral_constant<long, 64>());
+        case 128: return act(std::integral_constant<long, 128>());
         default: return act(channels);
     }
 }
@@ -181,9 +182,11 @@ inline void back(const Vector* g, Vector* z, int step) {
 }
 
 // A g A^T of the gradient of one tile's outputs.
-void transform_gradient(const Shape& s, const Tile& t, const float* g, const float* nothing, float* z) {
+template <class Channels>
+void transform_gradient(const Shape& s, const Tile& t, const float* g, const float* nothing, float* z,
+                        Channels channels) {
     auto one = [](const Vector* d, Vector* o, int step) INLINE_LAMBDA { back(d, o, step); };
-    transform<4, 0>(s, t, g, nothing, z, s.outputs, one);
+    transform<4, 0>(s, t, g, nothing, z, channels, one);
 }
 
 }  // namespace
@@ -219,19 +222,24 @@ void cce::convolve(const Shape& s, const float* x, const float* u, const Finish 
     }
 }
 
-long cce::gradient_bytes(const Shape& s) { return (s.inputs * s.outputs < 64 * 64 ? 192 : 384) << 10; }
+long cce::gradient_bytes(const Shape& s) { return (s.inputs * s.outputs < 64 * 64 ? 192 : 768) << 10; }
 
 void cce::gradient_sums(const Shape& s, const float* x, const float* g, float* sum, const Room& room) {
     const long size = s.inputs * s.outputs;
-    const long from = POINTS * s.inputs, to = POINTS * s.outputs, most = tiles_at_once(s, room.bytes);
+    const long from = stride_of(s.inputs), to = stride_of(s.outputs), most = tiles_at_once(s, room.bytes);
     float *v = room.v.get(), *z = room.m.get();
     for (long first = 0; first < s.tiles(); first += most) {
         const long count = std::min(most, s.tiles() - first);
-        Tile tile(s, first);
-        for (long t = 0; t < count; ++t, tile.next(s)) {
-            transform_input(s, tile, x, room.nothing.get(), v + t * from, s.inputs);
-            transform_gradient(s, tile, g, room.nothing.get(), z + t * to);
-        }
+        with_known(s.inputs, [&](auto channels) {
+            Tile tile(s, first);
+            for (long t = 0; t < count; ++t, tile.next(s))
+                transform_input(s, tile, x, room.nothing.get(), v + t * from, channels);
+        });
+        with_known(s.outputs, [&](auto channels) {
+            Tile tile(s, first);
+            for (long t = 0; t < count; ++t, tile.next(s))
+                transform_gradient(s, tile, g, room.nothing.get(), z + t * to, channels);
+        });
         const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
         const Ahead gradients = rows_of(s, g, s.outputs, first + most, first + 2 * most);
         for (int p = 0; p < POINTS; ++p) {
@@ -247,31 +255,35 @@ void cce::gradient_sums(const Shape& s, const float* x, const float* g, float* s
 
 WeightSums::WeightSums(const Shape& s, long parts) : inputs(s.inputs), outputs(s.outputs), parts(parts) {
     sums = reserve(parts * size());
-    clear();
 }
 
-void WeightSums::clear() { std::memset(sums.get(), 0, parts * size() * sizeof(float)); }
+void WeightSums::clear(long part) { std::memset(of(part), 0, size() * sizeof(float)); }
 
-void WeightSums::finish(float* dw) {
-    float* sum = sums.get();
-    for (long k = 1; k < parts; ++k)
-        for (long i = 0; i < size(); ++i) sum[i] += sum[k * size() + i];
-    for (long i = 0; i < inputs; ++i)
-        for (long n = 0; n < outputs; n += PANEL) {
-            float half[3][6][PANEL] = {};
-            for (int p = 0; p < 6; ++p)
-                for (int q = 0; q < 6; ++q)
-                    for (int r = 0; r < 3; ++r)
-                        for (int o = 0; o < PANEL; ++o)
-                            half[r][q][o] += G[p][r] * sum[(6 * p + q) * inputs * outputs + i * outputs + n + o];
+bool WeightSums::finish(float* dw, long threads) {
+    return spread(inputs / PANEL, threads, [] { return 0; }, [&](int, long piece) {
+        for (long i = piece * PANEL; i < (piece + 1) * PANEL; ++i)
+            for (long n = 0; n < outputs; n += PANEL) finish(dw, i, n);
+    });
+}
+
+void WeightSums::finish(float* dw, long i, long n) {
+    float half[3][6][PANEL] = {};
+    for (int p = 0; p < 6; ++p)
+        for (int q = 0; q < 6; ++q) {
+            float total[PANEL] = {};
+            const float* sum = sums.get() + ((6 * p + q) * inputs + i) * outputs + n;
+            for (long k = 0; k < parts; ++k)
+                for (int o = 0; o < PANEL; ++o) total[o] += sum[k * size() + o];
             for (int r = 0; r < 3; ++r)
-                for (int c = 0; c < 3; ++c)
-                    for (int o = 0; o < PANEL; ++o) {
-                        float value = 0;
-                        for (int q = 0; q < 6; ++q) value += half[r][q][o] * G[q][c];
-                        dw[((n + o) * inputs + i) * 9 + 3 * r + c] = value;
-                    }
+                for (int o = 0; o < PANEL; ++o) half[r][q][o] += G[p][r] * total[o];
         }
+    for (int r = 0; r < 3; ++r)
+        for (int c = 0; c < 3; ++c)
+            for (int o = 0; o < PANEL; ++o) {
+                float value = 0;
+                for (int q = 0; q < 6; ++q) value += half[r][q][o] * G[q][c];
+                dw[((n + o) * inputs + i) * 9 + 3 * r + c] = value;
+            }
 }
 
 extern "C" {
@@ -325,7 +337,7 @@ int cce_winograd_conv(const float* x, const float* u, const float* bias, const f
 // without memory.
 int cce_winograd_gradients(const float* x, const float* g, const float* flipped, float* dw, float* gx, long images,
                            long height, long width, long inputs, long outputs, long threads) try {
-    const long few = std::max(1L, (32 << 10) / (height * width * std::max(inputs, outputs)));
+    const long few = std::max(1L, (64 << 10) / (height * width * std::max(inputs, outputs)));
     const Shape most{std::min(few, images), height, width, inputs, outputs};
     const Shape back{most.images, height, width, outputs, inputs};
     const bool past = streams(gx, images * height * width * inputs);
@@ -333,8 +345,9 @@ int cce_winograd_gradients(const float* x, const float* g, const float* flipped,
         Room sums, back;
     };
     auto rooms = [&] { return Rooms{Room({most}, gradient_bytes(most)), Room({back}, CONVOLUTION_BYTES)}; };
-    WeightSums weights(most, parts_of(images, threads));
-    const bool done = share(images, threads, rooms, [&](const Rooms& room, long part, long start, long count) {
+    WeightSums weights(most, gradient_parts(most, images, threads));
+    auto work = [&](const Rooms& room, long part, long start, long count) {
+        weights.clear(part);
         for (long first = start; first < start + count; first += few) {
             const Shape s{std::min(few, start + count - first), height, width, inputs, outputs};
             const float *from = x + first * height * width * inputs, *to = g + first * height * width * outputs;
@@ -346,9 +359,8 @@ int cce_winograd_gradients(const float* x, const float* g, const float* flipped,
             gradient_sums(s, from, to, weights.of(part), room.sums);
         }
         _mm_sfence();
-    });
-    weights.finish(dw);
-    return !done;
+    };
+    return !(share(images, weights.parts, threads, rooms, work) && weights.finish(dw, threads));
 } catch (...) {
     return 1;
 }
