@@ -85,6 +85,15 @@ INLINE void with_known(long channels, Act act) {
     }
 }
 
+// `act(tile, number among them, channels)` for `count` tiles from number `first` on.
+template <class Act>
+INLINE void each_tile(const Shape& s, long first, long count, long channels, Act act) {
+    with_known(channels, [&](auto channels) {
+        Tile tile(s, first);
+        for (long t = 0; t < count; ++t, tile.next(s)) act(tile, t, channels);
+    });
+}
+
 // Both dimensions of a transform of one tile's `side` x `side` pixels: to v[point][channel].
 template <long side, long before, class Channels, class One>
 INLINE void transform(const Shape& s, const Tile& t, const float* x, const float* nothing, float* v, Channels channels,
@@ -198,10 +207,8 @@ void cce::convolve(const Shape& s, const float* x, const float* u, const Finish 
     float *v = room.v.get(), *m = room.m.get();
     for (long first = 0; first < s.tiles(); first += most) {
         const long count = std::min(most, s.tiles() - first);
-        with_known(s.inputs, [&](auto channels) {
-            Tile tile(s, first);
-            for (long t = 0; t < count; ++t, tile.next(s))
-                transform_input(s, tile, x, room.nothing.get(), v + t * from, channels);
+        each_tile(s, first, count, s.inputs, [&](const Tile& tile, long t, auto channels) {
+            transform_input(s, tile, x, room.nothing.get(), v + t * from, channels);
         });
         const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
         const Ahead results = rows_of(s, f.y, s.outputs, first, first + most);
@@ -215,9 +222,8 @@ void cce::convolve(const Shape& s, const float* x, const float* u, const Finish 
                                        m + t * to + p * s.outputs + n, to);
             }
         }
-        with_known(s.outputs, [&](auto channels) {
-            Tile tile(s, first);
-            for (long t = 0; t < count; ++t, tile.next(s)) transform_output(s, tile, m + t * to, f, channels);
+        each_tile(s, first, count, s.outputs, [&](const Tile& tile, long t, auto channels) {
+            transform_output(s, tile, m + t * to, f, channels);
         });
     }
 }
@@ -230,15 +236,11 @@ void cce::gradient_sums(const Shape& s, const float* x, const float* g, float* s
     float *v = room.v.get(), *z = room.m.get();
     for (long first = 0; first < s.tiles(); first += most) {
         const long count = std::min(most, s.tiles() - first);
-        with_known(s.inputs, [&](auto channels) {
-            Tile tile(s, first);
-            for (long t = 0; t < count; ++t, tile.next(s))
-                transform_input(s, tile, x, room.nothing.get(), v + t * from, channels);
+        each_tile(s, first, count, s.inputs, [&](const Tile& tile, long t, auto channels) {
+            transform_input(s, tile, x, room.nothing.get(), v + t * from, channels);
         });
-        with_known(s.outputs, [&](auto channels) {
-            Tile tile(s, first);
-            for (long t = 0; t < count; ++t, tile.next(s))
-                transform_gradient(s, tile, g, room.nothing.get(), z + t * to, channels);
+        each_tile(s, first, count, s.outputs, [&](const Tile& tile, long t, auto channels) {
+            transform_gradient(s, tile, g, room.nothing.get(), z + t * to, channels);
         });
         const Ahead next = rows_of(s, x, s.inputs, first + most, first + 2 * most);
         const Ahead gradients = rows_of(s, g, s.outputs, first + most, first + 2 * most);
