@@ -135,6 +135,7 @@ def _measured(c: Checkpoint) -> str:
         f"On {m['data']}, {m['images']} images unless a row says otherwise, seed {m['seed']}, {m['device']}. "
         f"Examples searched for in {m['search_precision']}, judged in float32. Again: `{m['command']}`",
         "",
+        *_added_lines(m),
     ]
     header = ["input", "accuracy", "members", "S1..1", "S0..0"]
     if c.detector:
@@ -145,6 +146,23 @@ def _measured(c: Checkpoint) -> str:
     more = worst_case_lines(m)
     lines += ["", *(f"- {line}" for line in more)] if more else []
     return "\n".join(lines) + "\n"
+
+
+def _added_lines(metrics: dict[str, Any]) -> list[str]:
+    """A paragraph for each later command that rows were added with: which rows, where, how."""
+    by_command: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for row in metrics.get("slow", []):
+        if source := row.get("source"):
+            by_command.setdefault(source["command"], (source, []))[1].append(row["name"].partition(",")[0])
+    return [
+        line
+        for source, names in by_command.values()
+        for line in (
+            f"Measured later, {source['device']}, searched for in {source['search_precision']}: {', '.join(names)}. "
+            f"Again: `{source['command']}`",
+            "",
+        )
+    ]
 
 
 def worst_case_lines(metrics: dict[str, Any]) -> list[str]:
@@ -177,10 +195,7 @@ def sanity_lines(metrics: dict[str, Any]) -> list[str]:
 def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Every measured row of `metrics.json` with its title, in the order of a card."""
     rows = [("clean", metrics["natural"])]
-    names = AttackConfig.__dataclass_fields__
-    for row in metrics.get("attacks", []):
-        config = AttackConfig(**{k: v for k, v in row.items() if k in names})
-        rows.append((config.describe(), row))
+    rows += [(AttackConfig.of(row).describe(), row) for row in metrics.get("attacks", [])]
     for row in metrics.get("slow", []):
         rows.append((f"{row['name']} (n = {row['images']})", row))
     for row in metrics.get("adaptive", []):

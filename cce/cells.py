@@ -172,15 +172,10 @@ def _same_kind(asked: AttackConfig, used: AttackConfig) -> bool:
     return near and all(getattr(asked, kind) == getattr(used, kind) for kind in kinds)
 
 
-def config_of(row: dict[str, Any]) -> AttackConfig:
-    """The attack of a row of `metrics.json`."""
-    return AttackConfig(**{k: v for k, v in row.items() if k in AttackConfig.__dataclass_fields__})
-
-
 def _released_row(c: Checkpoint, asked: AttackConfig) -> tuple[dict[str, Any], AttackConfig] | None:
     """The row of `metrics.json` for an attack of this kind and size, with the nearest number of steps."""
-    rows = [(config_of(row), row) for row in c.metrics.get("attacks", [])]
-    rows += [(config_of(row["attack"]), row) for row in c.metrics.get("slow", [])]
+    rows = [(AttackConfig.of(row), row) for row in c.metrics.get("attacks", [])]
+    rows += [(AttackConfig.of(row["attack"]), row) for row in c.metrics.get("slow", [])]
     rows = [(config, row) for config, row in rows if _same_kind(asked, config)]
     if not rows:
         return None

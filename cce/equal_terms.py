@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cce.cells import config_of, margin
+from cce.cells import margin
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_RM, AttackConfig, ConfigError, TrainConfig, check, from_json
 from cce.measurements import EQUAL_TERMS, read_measurement, write_measurement
@@ -199,7 +199,7 @@ def _by_themselves(group: Sequence[Checkpoint]) -> list[Family]:
         first = next(iter(c.metrics.get("attacks") or []), None)
         if first is not None:
             figures = c.metrics["natural"]["accuracy"], first["accuracy"], next(iter(first["subsets"].values()))
-            alike.setdefault((config_of(first), c.metrics["images"]), []).append((c, _standing(c, *figures)))
+            alike.setdefault((AttackConfig.of(first), c.metrics["images"]), []).append((c, _standing(c, *figures)))
     made = []
     for (attack, images), found in alike.items():
 

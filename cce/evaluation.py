@@ -239,7 +239,8 @@ def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, A
 
     `settings` first; then rows of `natural`, `attacks`, `slow`, `adaptive`, `benign_corruptions`, each with
     `accuracy` (by the example that the attack returned), `accuracy_any_step` (right on the image and at every step
-    that could be watched) and `fooled`, a bit an image, 1 where it was not. `worst_case` unites the attacks by
+    that could be watched) and `fooled`, a bit an image, 1 where it was not; with a detector `unnoticed`, 1 where the
+    image or the returned example was wrong and passed. `worst_case` unites the attacks by
     image. Detection figures are there only where the walk has detector-aware attacks and corruptions too, and in
     rows of attacks only where these ran to their end.
     """
@@ -249,7 +250,8 @@ def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, A
     clean = measured.clean
     result = {**measured.settings, "natural": _figures(clean, clean, detector), "attacks": []}
     for f in measured.of("attack"):
-        result["attacks"].append({**_config(f.column), **_figures(f.outcome, clean, to_the_end), **_fooled(f)})
+        row = {**_config(f.column), **_figures(f.outcome, clean, to_the_end)}
+        result["attacks"].append(row | _by_image(f, clean, to_the_end))
     for kind, name, judge in (
         ("slow", "slow", to_the_end),
         ("adaptive", "adaptive", detector),
@@ -265,13 +267,23 @@ def metrics(measured: Measured, detector: Detector | None = None) -> dict[str, A
 
 
 def _named_row(f: Found, clean: Outcome, detector: Detector | None) -> dict[str, Any]:
-    more = {} if f.column.kind == "benign" else {"attack": _config(f.column), **_fooled(f)}
+    more = {} if f.column.kind == "benign" else {"attack": _config(f.column), **_by_image(f, clean, detector)}
     return {"name": _short(f.column), **_figures(f.outcome, clean, detector), "images": len(f.fooled), **more}
 
 
-def _fooled(f: Found) -> dict[str, Any]:
-    bits = "".join("01"[int(b)] for b in f.fooled.tolist())
-    return {"accuracy_any_step": 1 - bits.count("1") / len(bits), "seconds": round(f.seconds, 2), "fooled": bits}
+def _by_image(f: Found, clean: Outcome, detector: Detector | None) -> dict[str, Any]:
+    one = tried(f, clean, detector)
+    row = {"accuracy_any_step": 1 - one.fooled.double().mean().item(), "seconds": round(f.seconds, 2)}
+    row["fooled"] = _bits(one.fooled)
+    return row if one.unnoticed is None else {**row, "unnoticed": _bits(one.unnoticed)}
+
+
+def _bits(which: Tensor) -> str:
+    return "".join("01"[int(b)] for b in which.tolist())
+
+
+def _from_bits(bits: str) -> Tensor:
+    return torch.tensor([b == "1" for b in bits])
 
 
 def worst_case(measured: Measured, detector: Detector | None = None) -> list[dict[str, Any]]:
@@ -281,25 +293,96 @@ def worst_case(measured: Measured, detector: Detector | None = None) -> list[dic
     attacks, they have a row of their own, with all attacks on these. With a detector,
     `wrong_and_unflagged`: some attack's returned example, or the image itself, is wrong and passes.
     """
-    clean = measured.clean
-    tried = [(_ball(f), f) for f in measured.of("attack") + measured.of("slow") + measured.of("adaptive")]
+    judged = detector if measured.settings["success"] == "last" else None
+    found = measured.of("attack") + measured.of("slow") + measured.of("adaptive")
+    return united([tried(f, measured.clean, judged) for f in found])
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What an attack did to each of the images that it got, `(B,)` bool: the image itself counts as one of its steps.
+
+    `unnoticed`, wrong and not flagged, is None where no detector was asked.
+    """
+
+    attack: dict[str, Any]
+    fooled: Tensor
+    unnoticed: Tensor | None = None
+
+    @property
+    def ball(self) -> tuple[str, float, int]:
+        """Norm and radius of what it may do, and minus the number of images: small balls first, then many images."""
+        return self.attack.get("norm", "linf"), round(self.attack["epsilon"], 9), -len(self.fooled)
+
+    def within(self, norm: str, epsilon: float, images: int) -> bool:
+        """Whether it stays in this ball, on at least so many images."""
+        own, radius, fewer = self.ball
+        return own == norm and radius <= epsilon and -fewer >= images
+
+
+def tried(f: Found, clean: Outcome, detector: Detector | None) -> Tried:
+    """What a walk found of an attack, by image."""
+    count = len(f.fooled)
+    passed = [_unnoticed(seen, detector, count) for seen in (clean, f.outcome)] if detector else []
+    unnoticed = torch.stack(passed).any(0) if passed else None
+    return Tried(_config(f.column), f.fooled | ~clean.right[:count], unnoticed)
+
+
+def united(attacks: Sequence[Tried]) -> list[dict[str, Any]]:
+    """The rows of `worst_case`; without `wrong_and_unflagged` where it is not known of every attack in the ball."""
     rows = []
-    for norm, epsilon, count in sorted({ball for ball, _ in tried}, key=lambda b: (b[0], b[1], -b[2])):
-        inside = [f for (n, e, c), f in tried if n == norm and e <= epsilon and c >= count]
-        lost = torch.stack([~clean.right[:count], *(f.fooled[:count] for f in inside)]).any(0)
+    for norm, epsilon, images in sorted({one.ball for one in attacks}):
+        count = -images
+        inside = [t for t in attacks if t.within(norm, epsilon, count)]
         row = {"norm": norm, "epsilon": epsilon, "images": count, "attacks": len(inside)}
-        row["accuracy"] = 1 - lost.float().mean().item()
-        if detector and measured.settings["success"] == "last":
-            passed = [_unnoticed(seen, detector, count) for seen in (clean, *(f.outcome for f in inside))]
+        row["accuracy"] = 1 - torch.stack([t.fooled[:count] for t in inside]).any(0).float().mean().item()
+        passed = [t.unnoticed[:count] for t in inside if t.unnoticed is not None]
+        if len(passed) == len(inside):
             row["wrong_and_unflagged"] = torch.stack(passed).any(0).float().mean().item()
         rows.append(row)
     return rows
 
 
-def _ball(f: Found) -> tuple[str, float, int]:
-    """Norm and radius of what an attack may do, and how many images it got."""
-    settings = f.column.settings
-    return settings.get("norm", "linf"), round(settings["epsilon"], 9), len(f.fooled)
+def extended(
+    before: dict[str, Any], measured: Measured, detector: Detector | None, source: dict[str, Any]
+) -> dict[str, Any]:
+    """`before` (JSON values of `metrics`) with the `slow` rows of a later walk, each with its `source`.
+
+    A row of the same attack is replaced. Detection figures are there where `before` has them. The worst cases that
+    get more attacks are made anew from the bits of each image, without `wrong_and_unflagged` where some have none.
+
+    Raises:
+        ConfigError: `before` says nothing of single images, or is of another seed or `success`.
+    """
+    for name in ("seed", "success"):
+        old, now = before.get(name), measured.settings[name]
+        check(old == now, f"{name} is {now!r}; what is added to was measured with {old!r}: take the same")
+    judged = detector if before.get("benign_corruptions") and before["success"] == "last" else None
+    fresh = [{**_named_row(f, measured.clean, judged), "source": source} for f in measured.of("slow")]
+    again = [row["attack"] for row in fresh]
+    slow = [row for row in before.get("slow", []) if row["attack"] not in again] + fresh
+    rows = [*before["attacks"], *slow, *before.get("adaptive", [])]
+    check(all("fooled" in row for row in rows), "what is added to says nothing of single images; evaluate it anew")
+    later = [_tried_before(row) for row in fresh]
+    known = {_ball_of(row): row for row in before.get("worst_case", [])}
+    known = {ball: row for ball, row in known.items() if not any(t.within(*ball) for t in later)}
+    worst = united([_tried_before(row) for row in rows])
+    result = {**before, "slow": slow, "worst_case": [known.get(_ball_of(row), row) for row in worst]}
+    order = [*[k for k in before if k not in _AFTER_SLOW and k != "slow"], "slow", *_AFTER_SLOW]
+    return {k: result[k] for k in order if k in result}
+
+
+def _tried_before(row: dict[str, Any]) -> Tried:
+    unnoticed = row.get("unnoticed")
+    return Tried(row.get("attack", row), _from_bits(row["fooled"]), _from_bits(unnoticed) if unnoticed else None)
+
+
+_AFTER_SLOW = ("adaptive", "benign_corruptions", "worst_case", "sanity")
+
+
+def _ball_of(row: dict[str, Any]) -> tuple[str, float, int]:
+    """Norm, radius and number of images of a row of `worst_case`."""
+    return row["norm"], row["epsilon"], row["images"]
 
 
 def _unnoticed(seen: Outcome, detector: Detector, count: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cce import figures, paper
 from cce.bench import Bench
-from cce.cells import AT_RELEASE, FIGURE_ATTACKS, MEASURED, NO_DIRECTION, ItemResult, Result, config_of
+from cce.cells import AT_RELEASE, FIGURE_ATTACKS, MEASURED, NO_DIRECTION, ItemResult, Result
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, ConfigError
 from cce.examples import attack_picture
@@ -74,7 +74,7 @@ def released_detection(c: Checkpoint) -> list[dict[str, Any]]:
     rows = []
     for kind, name in parts:
         for row in [*c.metrics[name], *(c.metrics.get("slow", []) if kind == "attack" else [])]:
-            config = config_of(row) if kind == "attack" and "attack" not in row else None
+            config = AttackConfig.of(row) if kind == "attack" and "attack" not in row else None
             said = {k: row[k] for k in wanted if k in row}
             images = row.get("images", c.metrics["images"])
             rows.append({"kind": kind, "name": config.describe() if config else row["name"], "images": images, **said})

@@ -1,6 +1,7 @@
 """`python -m cce evaluate`: what it takes, prints, writes and keeps."""
 
 import json
+import shutil
 
 import pytest
 
@@ -67,6 +68,62 @@ def test_slow_attacks_on_some_of_the_images(folder, capsys, one_aware, monkeypat
     assert [(row["images"], row["attacks"]) for row in found["worst_case"]] == [(6, 1), (3, 3), (2, 4)]
     assert "--slow 3" in found["command"]
     assert "SPSA k=50, epsilon 38.25/255 (n = 3) |" in (folder / "README.md").read_text()
+
+
+def test_added_attacks_come_out_as_in_one_evaluation(folder, trained, tmp_path, capsys, one_aware, monkeypatch):
+    monkeypatch.setattr("cce.presets.SLOW", ("mt-bim", "spsa"))
+    words = ["--n", "6", "--adaptive", "3", "--attacks", "fgsm", "--write"]
+    assert main(["evaluate", str(folder), *words, "--slow", "2"]) == 0
+    whole = checkpoints.load(folder).metrics
+    other = tmp_path / "again"
+    shutil.copytree(folder, other)
+    assert main(["evaluate", str(other), *words]) == 0
+    before = checkpoints.load(other)
+    kept = read_measurement(before, "detection")
+    capsys.readouterr()
+    assert main(["evaluate", str(other), "--slow", "2", "--add"]) == 0
+    assert "Multi-targeted BIM k=20" in capsys.readouterr().out
+    made = checkpoints.load(other)
+    assert list(made.metrics) == list(whole) and read_measurement(made, "detection") == kept
+    for name in ("natural", "attacks", "adaptive", "command", "device", "seconds"):
+        assert made.metrics[name] == before.metrics[name]
+    for added, measured in zip(made.metrics["slow"], whole["slow"], strict=True):
+        assert added["source"]["command"].endswith("tiny --n 2 --seed 0 --slow 2 --add")
+        assert {k: v for k, v in added.items() if k not in ("source", "seconds")} == {
+            k: v for k, v in measured.items() if k != "seconds"
+        }
+    assert made.metrics["worst_case"] == whole["worst_case"]
+    card = (other / "README.md").read_text()
+    assert "Measured later" in card and "Multi-targeted BIM k=20, SPSA k=50. Again: `python -m cce" in card
+    assert "SPSA k=50, epsilon 38.25/255 (n = 2) |" in card
+
+    assert main(["evaluate", str(other), "--attacks", "spsa", "--n", "1", "--add"]) == 0  # anew, on fewer
+    slow = checkpoints.load(other).metrics["slow"]
+    assert [(row["attack"]["name"], row["images"]) for row in slow] == [("mt-bim", 2), ("spsa", 1)]
+    assert (other / "README.md").read_text().count("Measured later") == 2
+
+    for row in made.metrics["attacks"]:
+        del row["unnoticed"]  # as figures of before have none
+    (other / "metrics.json").write_text(json.dumps(made.metrics))
+    assert main(["evaluate", str(other), "--slow", "2", "--add"]) == 0
+    for row, one in zip(checkpoints.load(other).metrics["worst_case"], whole["worst_case"], strict=True):
+        assert row == {k: v for k, v in one.items() if k != "wrong_and_unflagged" or one["images"] != 2}
+
+    for arguments, error in (
+        (["--add"], "--add needs either --attacks or --slow, not both"),
+        (["--add", "--slow", "2", "--attacks", "spsa"], "--add needs either"),
+        (["--add", "--slow", "2", "--adaptive", "2"], "leave --adaptive and --sanity out"),
+        (["--add", "--slow", "7"], "7 images; tiny was measured on 6"),
+        (["--add", "--attacks", "fgsm", "--n", "2"], "is there already, on all 6 images"),
+        (["--add", "--attacks", "agree", "--n", "2"], "knows the detector; that takes a whole evaluation"),
+        (["--add", "--attacks", "spsa", "--n", "2", "--seed", "1"], "seed is 1; what is added to was measured with 0"),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", str(other), *arguments]) == 2
+        assert error in capsys.readouterr().err
+    (other / "metrics.json").unlink()
+    assert main(["evaluate", str(other), "--add", "--slow", "2"]) == 2
+    assert "tiny has no figures yet; evaluate it with --write first" in capsys.readouterr().err
 
 
 def test_success_any_needs_no_detector_aware_attacks(folder, capsys):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cce.cells import config_of
 from cce.checkpoints import Checkpoint
+from cce.config import AttackConfig
 
 Rows = dict[str, tuple[float, int]]  # what is measured -> the figure and its n
 
@@ -86,7 +86,7 @@ def _listed(part: str, key: str) -> Callable[[Mapping[str, Any]], Rows]:
 
 
 def _name(part: str, row: Mapping[str, Any]) -> str:
-    return config_of(row).describe() if part == "attacks" else str(row["name"])
+    return AttackConfig.of(row).describe() if part == "attacks" else str(row["name"])
 
 
 _GROUPS = (

@@ -91,6 +91,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="write metrics.json, the model card and measurements/detection.json into the checkpoint",
     )
+    p.add_argument(
+        "--add",
+        action="store_true",
+        help="measure --attacks on --n images, or the attacks of --slow, and write them into the checkpoint beside "
+        "what metrics.json holds, which stays",
+    )
     p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
     add_device_and_data(p)
     add_data_dir(p)
@@ -140,20 +146,29 @@ def parse_attack(text: str, base: AttackConfig) -> AttackConfig:
 def evaluate(options: argparse.Namespace) -> int:
     """`python -m cce evaluate`."""
     from cce.engine import Store
-    from cce.evaluation import detection_report, detectors, measure, metrics
+    from cce.evaluation import detection_report, detectors, extended, measure, metrics
     from cce.sanity import Sanity
 
     check(options.n >= 1, f"--n is {options.n}; it must be at least 1")
     check(options.sanity >= 0, f"--sanity is {options.sanity}; it is a number of images, 0 for none")
     check(options.sanity > 0 or not options.transfer_from, "--transfer-from is for --sanity; add --sanity")
-    adaptive = (200 if options.success == "last" else 0) if options.adaptive is None else options.adaptive
+    usual = 200 if options.success == "last" and not options.add else 0
+    adaptive = usual if options.adaptive is None else options.adaptive
     check(adaptive >= 0, f"--adaptive is {adaptive}; it must be 0 or more")
     check(options.slow >= 0, f"--slow is {options.slow}; it is a number of images, 0 for none")
+    if options.add:
+        check(not (adaptive or options.sanity), "--add is for --attacks and --slow; leave --adaptive and --sanity out")
+        check(bool(options.attacks) != bool(options.slow), "--add needs either --attacks or --slow, not both")
     processes = join_processes(resolve_device(options.device))
     device = processes.device or resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     base = presets.default_attack(checkpoint.dataset)
     attacks = parse_attacks(options.attacks, base) if options.attacks else presets.attack_suite(checkpoint)
+    slow, some = presets.slow_suite(checkpoint.dataset) if options.slow else [], options.slow
+    if options.add:
+        some = options.n = options.slow or options.n
+        attacks, slow = [], slow or attacks
+        _check_addition(checkpoint, slow, some)
     sources = _sources(options.transfer_from, checkpoint, device)
     dataset = load_dataset(checkpoint, options, processes)
     split = dataset.detection_test
@@ -171,8 +186,8 @@ def evaluate(options: argparse.Namespace) -> int:
                 split.labels.to(device),
                 attacks,
                 adaptive=min(adaptive, len(split)),
-                slow=presets.slow_suite(checkpoint.dataset) if options.slow else (),
-                slow_images=min(options.slow, len(split)),
+                slow=slow,
+                slow_images=min(some, len(split)),
                 epsilon=base.epsilon,
                 seed=options.seed,
                 search_dtype=search_dtype,
@@ -190,27 +205,43 @@ def evaluate(options: argparse.Namespace) -> int:
         store.clear()
         return 0
     taken_up = sum(f.taken_up for f in measured.found)
-    record = {
+    made = {
         **_record(options, checkpoint, dataset.name, len(split), adaptive, device),
         "seconds": round(time.perf_counter() - started + taken_up / processes.count, 1),
         "processes": processes.count,
         "versions": {"torch": torch.__version__, "cce": checkpoints.version_of_cce()},
-        **metrics(measured, checkpoint.detector),
     }
-    if options.write:
+    if options.add:
+        made["search_precision"] = measured.settings["search_precision"]
+        record = extended(checkpoint.metrics, measured, checkpoint.detector, made)
+    else:
+        record = {**made, **metrics(measured, checkpoint.detector)}
+    if options.write or options.add:
         _write(checkpoint, record)
-        if "benign_corruptions" in record and options.success == "last":
-            held = dataset.calibration
-            known = detectors(checkpoint, (held.pixels().to(device), held.labels.to(device)))
-            about = {k: record[k] for k in ("data", "seed", "device", "command")} | {"n": len(split)}
-            found = detection_report(measured, known).to_json()
-            write_measurement(checkpoint, "detection", {"checkpoint": checkpoint.id, **about, "report": found})
+    if options.write and measured.of("benign") and options.success == "last":
+        held = dataset.calibration
+        known = detectors(checkpoint, (held.pixels().to(device), held.labels.to(device)))
+        about = {k: record[k] for k in ("data", "seed", "device", "command")} | {"n": len(split)}
+        found = detection_report(measured, known).to_json()
+        write_measurement(checkpoint, "detection", {"checkpoint": checkpoint.id, **about, "report": found})
     store.clear()
     if options.json:
         print(json.dumps(record))
     else:
         print_figures(record)
     return 0
+
+
+def _check_addition(checkpoint: Checkpoint, attacks: Sequence[AttackConfig], images: int) -> None:
+    """Refuse to add what has no place beside the figures that a checkpoint has."""
+    there = checkpoint.metrics.get("images", 0)
+    check(there > 0, f"--add: {checkpoint.id} has no figures yet; evaluate it with --write first")
+    check(images <= there, f"--add: {images} images; {checkpoint.id} was measured on {there}, add at most on these")
+    known = [AttackConfig.of(row) for row in checkpoint.metrics["attacks"]]
+    for attack in attacks:
+        here = f"--add: {attack.describe()}"
+        check(not attack.info.aware, f"{here} knows the detector; that takes a whole evaluation, with --adaptive")
+        check(attack not in known, f"{here} is there already, on all {there} images")
 
 
 def partial_results() -> Path:
@@ -237,13 +268,15 @@ def _record(
 ) -> dict[str, Any]:
     """What an evaluation says of itself."""
     said = ["python", "-m", "cce", "evaluate", f"checkpoints/{checkpoint.id}", "--n", str(n)]
-    said += ["--adaptive", str(adaptive), "--seed", str(options.seed)]
+    said += [] if options.add else ["--adaptive", str(adaptive)]
+    said += ["--seed", str(options.seed)]
     said += ["--slow", str(options.slow)] if options.slow else []
     said += ["--attacks", *options.attacks] if options.attacks else []
     said += ["--success", options.success] if options.success != "last" else []
     said += ["--sanity", str(options.sanity)] if options.sanity else []
     said += ["--transfer-from", *options.transfer_from] if options.transfer_from else []
     said += ["--data-dir", str(options.data_dir)] if options.data_dir else []
+    said += ["--add"] if options.add else []
     return {
         "data": f"the first {n} test images of {dataset}",
         "device": checkpoints.machine_name(device),

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES, AttackInfo
 from cce.config.values import Range, check, check_pixel_units, check_size
@@ -72,6 +73,11 @@ class AttackConfig:
         """Index from 0 of the attacked member, None for the ensemble."""
         match = re.fullmatch(r"member ([1-9]\d*)", self.target)
         return int(match.group(1)) - 1 if match else None
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> AttackConfig:
+        """The attack of a row of `metrics.json`: its own fields are taken, the others passed over."""
+        return cls(**{k: v for k, v in row.items() if k in cls.__dataclass_fields__})
 
     def describe(self) -> str:
         """A line for people, in 1/255.
