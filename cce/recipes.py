@@ -208,8 +208,9 @@ def _noise_first(epsilon: float) -> tuple[Phase, ...]:
     Without dropout, half the channels, 10,000 images, steps of 64, AUC of PGD k=10 at 8/255 on 256 test images: .73
     after 200 on the large attacks, .79 and .77 after 240 on each of the next, .93 after 200 with the whole one again.
     The whole weight on attacks half as large, straight after the large ones, flattened everything within forty steps.
-    Table 8's own network, on all 50,000 images, two members: .48 after the noise, .91 after the large attacks and .93
-    with the varied ones, of PGD k=10 on 256 test images; the last phase has not been trained through yet.
+    Table 8's own network, on all 50,000 images, two members: .48 after the noise, .91 after the large attacks, .93
+    with the varied ones and .998 at the end, of PGD k=10 on 256 test images. The whole weight no longer flattens
+    anything there: natural accuracy rose from 76 to 81 %.
     """
 
     def phase(name: str, epochs: float, weight: float, attack: TrainingAttack, schedule: str = "constant") -> Phase:
