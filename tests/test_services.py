@@ -66,6 +66,17 @@ def test_the_registry_lists_what_is_there_and_loads_each_once(registry: Registry
     assert not registry.broken()
 
 
+def test_the_first_to_show_is_the_one_that_is_right_most_often(copied: Path):
+    registry = Registry([copied], "cpu")
+    for best in ("tiny-two", "tiny-three"):
+        for name in ("tiny-two", "tiny-three"):
+            accuracy = 0.9 if name == best else 0.8
+            (copied / name / "metrics.json").write_text(json.dumps({"natural": {"accuracy": accuracy}}))
+        assert registry.default() == best
+    (copied / "tiny-three" / "metrics.json").write_text("{")  # damaged: as if it had none
+    assert registry.default() == "tiny-two"
+
+
 def test_a_checkpoint_folder_can_be_named_itself(tiny_checkpoints: Path):
     assert [e.id for e in Registry([tiny_checkpoints / "tiny-two"], "cpu").entries()] == ["tiny-two"]
 

@@ -116,10 +116,10 @@ class Registry:
         return next(e for e in self.entries() if e.id == repository)
 
     def default(self) -> str | None:
-        """The ensemble to show first: detection mode on CIFAR-10 where there is one that loads."""
+        """The ensemble to show first: detection mode on CIFAR-10, of these the one that is right most often."""
 
-        def rank(entry: Entry) -> tuple[bool, bool]:
-            return entry.dataset != "cifar10", entry.defense != "CCE-DM"
+        def rank(entry: Entry) -> tuple[bool, bool, float]:
+            return entry.dataset != "cifar10", entry.defense != "CCE-DM", -_natural_accuracy(entry.folder)
 
         for entry in sorted(self.entries(), key=rank):
             try:
@@ -214,6 +214,14 @@ def _read_entry(folder: Path) -> Entry:
         architecture=str(values["architecture"]),
         members=int(values["members"]),
     )
+
+
+def _natural_accuracy(folder: Path) -> float:
+    """As `metrics.json` has it; 0 where it has none."""
+    try:
+        return float(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["natural"]["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _reason(error: Exception) -> str:
