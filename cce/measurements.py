@@ -46,7 +46,8 @@ def write_measurement(checkpoint: Checkpoint, name: str, record: dict[str, Any])
     assert checkpoint.folder is not None
     folder = checkpoint.folder / MEASUREMENTS
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps(record, allow_nan=False) + "\n")
+    text = json.dumps(record, allow_nan=False, separators=(",", ":"))  # a tenth of every score's bytes is spaces
+    write_atomically(folder / f"{name}.json", text + "\n")
 
 
 def add_black_box(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
