@@ -197,6 +197,19 @@ def _resnet20_hardened() -> TrainConfig:
     return replace(config, phases=(*config.phases, Phase("hardened", 4, CCE_DM, scales, 0.05, "one-cycle")))
 
 
+def _resnet20_hardened_long() -> TrainConfig:
+    """Detection mode's long recipe, then ten epochs on attacks of every scale and of up to 16/255, a fifth of them MIM.
+
+    Against four epochs after the fast recipe, on the first 1,000 test images (smooth attacks: 200): natural accuracy
+    89.6 and 87.5 %, wrong and unflagged under smooth 16 x 16, 8 x 8 and 4 x 4 attacks 52.5, 22.5, 12 and 59.5, 31,
+    18.5 %, AUC of MIM .885 and .730, of PGD at 16/255 .55 and .37; of twenty steps of 1/255 .84 and .93, as it is
+    trained on six to nine. On a GPU every number of steps is one more recording, for each grid.
+    """
+    config, epsilon = _resnet20_long("cce-dm"), 8 / 255
+    scales = TrainingAttack((6, 9), (epsilon / 4, 2 * epsilon), (1.0, 3.0), smooth=0.5, noise=0.5, momentum=0.2)
+    return replace(config, phases=(*config.phases, Phase("hardened", 10, CCE_DM, scales, 0.1, "one-cycle")))
+
+
 def _noise_first(epsilon: float) -> tuple[Phase, ...]:
     """Detection mode for CIFAR-10's CNN, which no attack alone got off the plateau: noise first, coarse then finer.
 
@@ -255,6 +268,7 @@ def _fast_recipes() -> dict[str, Recipe]:
         found[f"cifar10-resnet20-{defense}-fast"] = functools.partial(_resnet20_fast, defense)
         found[f"cifar10-resnet20-{defense}-long"] = functools.partial(_resnet20_long, defense)
     found["cifar10-resnet20-cce-dm-hardened-fast"] = _resnet20_hardened
+    found["cifar10-resnet20-cce-dm-hardened-long"] = _resnet20_hardened_long
     for dataset, members, defense in itertools.product(("cifar10", "mnist"), (2, 3), SEVEN):
         if defense == "adv" and members != 2:
             continue  # one network

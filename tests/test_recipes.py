@@ -120,12 +120,14 @@ def test_a_wrong_name_is_told_the_nearest():
         preset("cifar10-cnn2-rm")
 
 
-def test_the_hardened_recipe_goes_on_where_the_fast_one_ends():
-    fast, hardened = preset("cifar10-resnet20-cce-dm-fast"), preset("cifar10-resnet20-cce-dm-hardened-fast")
-    assert hardened.phases[:-1] == fast.phases
+@pytest.mark.parametrize(("budget", "momentum"), [("fast", 0), ("long", 0.2)])
+def test_a_hardened_recipe_goes_on_where_the_plain_one_ends(budget, momentum):
+    plain, hardened = preset(f"cifar10-resnet20-cce-dm-{budget}"), preset(f"cifar10-resnet20-cce-dm-hardened-{budget}")
+    assert hardened.phases[:-1] == plain.phases and hardened.batch_size == plain.batch_size
     last = hardened.phases[-1]
-    assert last.defense == fast.phases[-1].defense and last.attack.epsilon == fast.phases[-1].attack.epsilon
+    assert last.defense == plain.phases[-1].defense and last.attack.epsilon[1] >= plain.phases[-1].attack.epsilon[1]
     assert (last.attack.smooth, last.attack.grids, last.attack.noise) == (0.5, (4, 8, 16), 0.5)
+    assert last.attack.momentum == momentum
 
 
 @pytest.mark.parametrize("defense", SEVEN)
@@ -134,4 +136,4 @@ def test_the_long_recipes_have_one_budget_but_detection_modes(defense):
     assert config.defense == SEVEN[defense] and config.batch_size == 256
     assert config.epochs == (24.5 if defense == "cce-dm" else 33)
     names = grouped()["Minutes on a GPU (one budget, so that defenses compare)"]
-    assert names == [f"cifar10-resnet20-{d}-long" for d in SEVEN]
+    assert names == [*(f"cifar10-resnet20-{d}-long" for d in SEVEN), "cifar10-resnet20-cce-dm-hardened-long"]
