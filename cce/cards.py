@@ -158,7 +158,7 @@ def _added_lines(metrics: dict[str, Any]) -> list[str]:
         line
         for source, names in by_command.values()
         for line in (
-            f"Measured later, {source['device']}, searched for in {source['search_precision']}: {', '.join(names)}. "
+            f"Measured later on {source['device']}, searched for in {source['search_precision']}: {', '.join(names)}. "
             f"Again: `{source['command']}`",
             "",
         )

@@ -94,7 +94,7 @@ def test_added_attacks_come_out_as_in_one_evaluation(folder, trained, tmp_path, 
         }
     assert made.metrics["worst_case"] == whole["worst_case"]
     card = (other / "README.md").read_text()
-    assert "Measured later" in card and "Multi-targeted BIM k=20, SPSA k=50. Again: `python -m cce" in card
+    assert "Measured later on" in card and "Multi-targeted BIM k=20, SPSA k=50. Again: `python -m cce" in card
     assert "SPSA k=50, epsilon 38.25/255 (n = 2) |" in card
 
     assert main(["evaluate", str(other), "--attacks", "spsa", "--n", "1", "--add"]) == 0  # anew, on fewer

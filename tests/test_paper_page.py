@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,8 @@ def test_recipes_for_detection_stand_side_by_side(tmp_path: Path):
     assert "n = 200 and 100" in shown and shown.count("★</span>") == 1
     assert re.search(r"<b>40.0\s?% <span", shown) and "<td>99.0" in shown
     assert trades(made[:2]) == []
+    assert one.short == ("", ("dm", "dm-hardened"))  # nothing is left of the first without its only part
+    named = replace(one, names=("cifar10-resnet20-cce-dm", "cifar10-resnet20-cce-dm-long"))
+    assert named.short == ("cifar10-resnet20-", ("cce-dm", "cce-dm-long"))
+    assert '<th scope="col">cce-dm-long</th>' in paper_tables.trade(named)
+    assert replace(one, names=("cifar10-a-b", "mnist-a-b")).short == ("", ("cifar10-a-b", "mnist-a-b"))

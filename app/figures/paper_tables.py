@@ -170,7 +170,8 @@ def curves(items: Sequence[tuple[Item, Sequence[Result]]]) -> str:
 
 def trade(one: Trade) -> str:
     """Ensembles whose recipes differ, every figure side by side; the best of a row is bold and has a star."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in one.names)
+    common, short = one.short
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in short)
     body, group = "", ""
     for row in one.rows:
         if row.group != group:
@@ -179,7 +180,8 @@ def trade(one: Trade) -> str:
         cells = "".join(_traded(row, i) for i in range(len(row.values)))
         n = " and ".join(f"{n:,}" for n in dict.fromkeys(row.images))
         body += f'<tr><th scope="row">{escape(row.name)} <span class="n">n = {n}</span></th>{cells}</tr>'
-    return framed("Measured at release; ★ the best of its row", f"<td></td>{head}", body, "trade")
+    which = f"{common}…, measured" if common else "Measured"
+    return framed(f"{which} at release; ★ the best of its row", f"<td></td>{head}", body, "trade")
 
 
 def _traded(row: Row, i: int) -> str:

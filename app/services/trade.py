@@ -42,6 +42,14 @@ class Trade:
     names: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def short(self) -> tuple[str, tuple[str, ...]]:
+        """What all names begin with, data set and architecture, and what is left of each."""
+        parts = [name.split("-") for name in self.names]
+        most = min(2, *(len(p) - 1 for p in parts))
+        shared = next(k for k in range(most, -1, -1) if len({tuple(p[:k]) for p in parts}) == 1)
+        return "".join(f"{p}-" for p in parts[0][:shared]), tuple("-".join(p[shared:]) for p in parts)
+
 
 def trades(ensembles: Sequence[Checkpoint]) -> list[Trade]:
     """Every kind (data set, architecture, members) of which two or more in detection mode are measured.
@@ -86,7 +94,7 @@ def _listed(part: str, key: str) -> Callable[[Mapping[str, Any]], Rows]:
 
 
 def _name(part: str, row: Mapping[str, Any]) -> str:
-    return AttackConfig.of(row).describe() if part == "attacks" else str(row["name"])
+    return AttackConfig.of(row).describe().removesuffix(", on the ensemble") if part == "attacks" else str(row["name"])
 
 
 _GROUPS = (
