@@ -190,8 +190,9 @@ def _unmeasured(result: Result, c: Checkpoint, bench: Bench) -> Result:
     return replace(result, status=SLOW if bench.images(c) else NEEDS_TEST_SET)
 
 
-def _release_words(c: Checkpoint) -> str:
-    m = c.metrics
+def _release_words(c: Checkpoint, row: dict[str, Any] | None = None) -> str:
+    """Of the evaluation that a row came from: the checkpoint's own, or a later one."""
+    m = c.metrics | (row or {}).get("source", {})
     return (
         f"on {m.get('data', 'test images')}, seed {m.get('seed', 'not stated')}, {m.get('device', 'device not stated')}"
     )
@@ -219,7 +220,7 @@ def _robust(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench
     if shipped := _released_row(c, cell.attack):
         row, used = shipped
         n = row.get("images", c.metrics["images"])
-        return number(result, row["accuracy"], n, cell, used, _release_words(c))
+        return number(result, row["accuracy"], n, cell, used, _release_words(c, row))
     return _unmeasured(result, c, bench)
 
 
@@ -246,7 +247,7 @@ def _transfer(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, ben
     value = _table6_of_row(row[0]).get(cell.key) if row else None
     if row and value is not None:
         n = row[0].get("images", c.metrics["images"])
-        return number(result, value, n, cell, row[1], _release_words(c))
+        return number(result, value, n, cell, row[1], _release_words(c, row[0]))
     return _unmeasured(result, c, bench)
 
 
