@@ -51,12 +51,13 @@ def write_measurement(checkpoint: Checkpoint, name: str, record: dict[str, Any])
 
 
 def add_black_box(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
-    """Add a black-box record, in the place of one of the same attack and ensembles."""
+    """Add a black-box record, in the place of those of the same attack that it says all of: no other ensembles."""
+    record = json.loads(json.dumps(record))  # as it is read back: lists for tuples
+    new = record["black_box"]
 
-    def key(one: dict[str, Any]) -> Any:
-        return one["black_box"]["attack"], sorted(one["black_box"]["names"])
+    def stays(one: dict[str, Any]) -> bool:
+        old = one["black_box"]
+        return old["attack"] != new["attack"] or not set(old["names"]) <= set(new["names"])
 
     records = (read_measurement(checkpoint, BLACK_BOX) or {}).get("records", [])
-    record = json.loads(json.dumps(record))  # as it is read back: lists for tuples
-    kept = [one for one in records if key(one) != key(record)]
-    write_measurement(checkpoint, BLACK_BOX, {"records": [*kept, record]})
+    write_measurement(checkpoint, BLACK_BOX, {"records": [*filter(stays, records), record]})

@@ -153,15 +153,21 @@ def test_what_transfer_wrote_fills_tables_6_and_12(tmp_path, offline):
     assert cells["table12b/NAT/CCE-RM"].status == NOT_AT_RELEASE  # epsilon 12/255
 
 
-def test_a_black_box_record_takes_the_place_of_the_one_of_the_same_attack_and_ensembles(tmp_path):
+def test_a_black_box_record_takes_the_place_of_those_of_the_same_attack_and_no_other_ensembles(tmp_path):
     c = released()
     c.folder = tmp_path
     small, large = (AttackConfig("pgd", epsilon, 2 / 255, 20) for epsilon in (8 / 255, 12 / 255))
-    for attack, value in ((small, 0.1), (large, 0.2), (small, 0.3)):
-        box = BlackBox(("a", "b"), 5, attack, (1, 1), ((value, 1), (1, value)))
-        add_black_box(c, {"data": "x", "n": 5, "black_box": box.to_json()})
-    kept = read_measurement(c, "black-box")["records"]
-    assert [r["black_box"]["a"][0][0] for r in kept] == [0.2, 0.3]
+
+    def first_values_after(*added):
+        for attack, names, value in added:
+            table = tuple(tuple(value for _ in names) for _ in names)
+            box = BlackBox(tuple(names), 5, attack, (1,) * len(names), table)
+            add_black_box(c, {"data": "x", "n": 5, "black_box": box.to_json()})
+        return [r["black_box"]["a"][0][0] for r in read_measurement(c, "black-box")["records"]]
+
+    assert first_values_after((small, "ab", 0.1), (large, "ab", 0.2), (small, "ab", 0.3)) == [0.2, 0.3]
+    assert first_values_after((small, "bc", 0.4)) == [0.2, 0.3, 0.4]  # b and a are told of by 0.3 alone
+    assert first_values_after((small, "cab", 0.5)) == [0.2, 0.5]
 
 
 def result_of(row, column, printed, measured, attack, checkpoint, n=1000):
