@@ -66,12 +66,17 @@ def test_the_registry_lists_what_is_there_and_loads_each_once(registry: Registry
     assert not registry.broken()
 
 
-def test_the_first_to_show_is_the_one_that_is_right_most_often(copied: Path):
+def test_the_first_to_show_is_the_one_that_fewest_attacks_pass(copied: Path):
     registry = Registry([copied], "cpu")
+
+    def row(epsilon: float, images: int, passing: float) -> dict[str, object]:
+        return {"norm": "linf", "epsilon": epsilon, "images": images, "wrong_and_unflagged": passing}
+
     for best in ("tiny-two", "tiny-three"):
         for name in ("tiny-two", "tiny-three"):
-            accuracy = 0.9 if name == best else 0.8
-            (copied / name / "metrics.json").write_text(json.dumps({"natural": {"accuracy": accuracy}}))
+            few, many = (0.9, 0.1) if name == best else (0.1, 0.9)
+            worst = [row(0.05, 1000, few), row(0.1, 1000, many), row(0.1, 200, few)]
+            (copied / name / "metrics.json").write_text(json.dumps({"epsilon": 0.1, "worst_case": worst}))
         assert registry.default() == best
     (copied / "tiny-three" / "metrics.json").write_text("{")  # damaged: as if it had none
     assert registry.default() == "tiny-two"

@@ -116,10 +116,10 @@ class Registry:
         return next(e for e in self.entries() if e.id == repository)
 
     def default(self) -> str | None:
-        """The ensemble to show first: detection mode on CIFAR-10, of these the one that is right most often."""
+        """The ensemble to show first: detection mode on CIFAR-10, of these the one that fewest plain attacks pass."""
 
         def rank(entry: Entry) -> tuple[bool, bool, float]:
-            return entry.dataset != "cifar10", entry.defense != "CCE-DM", -_natural_accuracy(entry.folder)
+            return entry.dataset != "cifar10", entry.defense != "CCE-DM", _passing(entry.folder)
 
         for entry in sorted(self.entries(), key=rank):
             try:
@@ -216,12 +216,15 @@ def _read_entry(folder: Path) -> Entry:
     )
 
 
-def _natural_accuracy(folder: Path) -> float:
-    """As `metrics.json` has it; 0 where it has none."""
+def _passing(folder: Path) -> float:
+    """Wrong and unflagged under some attack of the usual epsilon, on the most images; 1 where it is not known."""
     try:
-        return float(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["natural"]["accuracy"])
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        epsilon = round(metrics["epsilon"], 9)
+        usual = [row for row in metrics["worst_case"] if row["norm"] == "linf" and row["epsilon"] == epsilon]
+        return float(max(usual, key=lambda row: row["images"])["wrong_and_unflagged"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+        return 1.0
 
 
 def _reason(error: Exception) -> str:
