@@ -4,8 +4,8 @@ foolbox looks for the nearest misclassified point; an image counts as attacked w
 ball. It takes log f_en for logits and looks at differences of them only.
 
 It goes image by image and waits for the device at every step: a hundred images of the released CIFAR-10 ensembles take
-two CPU cores four to seven minutes, and were not done after seven on an H200 that other evaluations shared, which
-finished all the rest in one or two. `evaluate --add --attacks bb --device cpu` measures it apart.
+two CPU cores four to seven minutes, and were not done after seven on an H200 that other evaluations shared.
+`evaluate --add --attacks bb --device cpu` measures it apart.
 """
 
 from __future__ import annotations
