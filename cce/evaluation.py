@@ -350,19 +350,13 @@ def extended(
 
     A row of the same attack is replaced. Detection figures are there where `before` has them. The worst cases that
     get more attacks are made anew from the bits of each image, without `wrong_and_unflagged` where some have none.
-
-    Raises:
-        ConfigError: `before` says nothing of single images, or is of another seed or `success`.
+    Which walks have a place there, `--add` asks before they begin.
     """
-    for name in ("seed", "success"):
-        old, now = before.get(name), measured.settings[name]
-        check(old == now, f"{name} is {now!r}; what is added to was measured with {old!r}: take the same")
     judged = detector if before.get("benign_corruptions") and before["success"] == "last" else None
     fresh = [{**_named_row(f, measured.clean, judged), "source": source} for f in measured.of("slow")]
     again = [row["attack"] for row in fresh]
     slow = [row for row in before.get("slow", []) if row["attack"] not in again] + fresh
     rows = [*before["attacks"], *slow, *before.get("adaptive", [])]
-    check(all("fooled" in row for row in rows), "what is added to says nothing of single images; evaluate it anew")
     later = [_tried_before(row) for row in fresh]
     known = {_ball_of(row): row for row in before.get("worst_case", [])}
     known = {ball: row for ball, row in known.items() if not any(t.within(*ball) for t in later)}

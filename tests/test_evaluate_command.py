@@ -109,7 +109,12 @@ def test_added_attacks_come_out_as_in_one_evaluation(folder, trained, tmp_path, 
     for row, one in zip(checkpoints.load(other).metrics["worst_case"], whole["worst_case"], strict=True):
         assert row == {k: v for k, v in one.items() if k != "wrong_and_unflagged" or one["images"] != 2}
 
+    def walk(*arguments, **settings):
+        raise AssertionError("measured before it was refused")
+
+    monkeypatch.setattr("cce.evaluation.measure", walk)
     for arguments, error in (
+        (["--add", "--slow", "2", "--success", "any"], "success is 'any'; what is added to was measured with 'last'"),
         (["--add"], "--add needs either --attacks or --slow, not both"),
         (["--add", "--slow", "2", "--attacks", "spsa"], "--add needs either"),
         (["--add", "--slow", "2", "--adaptive", "2"], "leave --adaptive and --sanity out"),
@@ -121,6 +126,14 @@ def test_added_attacks_come_out_as_in_one_evaluation(folder, trained, tmp_path, 
         capsys.readouterr()
         assert main(["evaluate", str(other), *arguments]) == 2
         assert error in capsys.readouterr().err
+    capsys.readouterr()
+    (other / "metrics.json").write_text(json.dumps(made.metrics | {"data": "the first 6 test images of mnist"}))
+    assert main(["evaluate", str(other), "--add", "--slow", "2"]) == 2
+    assert "was measured on the first 6 test images of mnist, not on digits" in capsys.readouterr().err
+    del made.metrics["slow"][0]["fooled"]
+    (other / "metrics.json").write_text(json.dumps(made.metrics))
+    assert main(["evaluate", str(other), "--add", "--slow", "2"]) == 2
+    assert "tiny says nothing of single images" in capsys.readouterr().err
     (other / "metrics.json").unlink()
     assert main(["evaluate", str(other), "--add", "--slow", "2"]) == 2
     assert "tiny has no figures yet; evaluate it with --write first" in capsys.readouterr().err

@@ -168,9 +168,12 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.add:
         some = options.n = options.slow or options.n
         attacks, slow = [], slow or attacks
-        _check_addition(checkpoint, slow, some)
+        _check_addition(options, checkpoint, slow, some)
     sources = _sources(options.transfer_from, checkpoint, device)
     dataset = load_dataset(checkpoint, options, processes)
+    if options.add:
+        on = checkpoint.metrics["data"]
+        check(on.endswith(f" of {dataset.name}"), f"--add: {checkpoint.id} was measured on {on}, not on {dataset.name}")
     split = dataset.detection_test
     if options.n > len(split) and processes.main:
         print(f"cce evaluate: there are {len(split)} test images; all are used", file=sys.stderr)
@@ -232,11 +235,20 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_addition(checkpoint: Checkpoint, attacks: Sequence[AttackConfig], images: int) -> None:
-    """Refuse to add what has no place beside the figures that a checkpoint has."""
+def _check_addition(
+    options: argparse.Namespace, checkpoint: Checkpoint, attacks: Sequence[AttackConfig], images: int
+) -> None:
+    """Refuse, before the minutes that it takes, to add what has no place beside the figures that a checkpoint has."""
     there = checkpoint.metrics.get("images", 0)
     check(there > 0, f"--add: {checkpoint.id} has no figures yet; evaluate it with --write first")
     check(images <= there, f"--add: {images} images; {checkpoint.id} was measured on {there}, add at most on these")
+    for name, now in (("seed", options.seed), ("success", options.success)):
+        old = checkpoint.metrics.get(name)
+        check(old == now, f"{name} is {now!r}; what is added to was measured with {old!r}: take the same")
+    rows = [row for name in ("attacks", "slow", "adaptive") for row in checkpoint.metrics.get(name, [])]
+    check(
+        all("fooled" in row for row in rows), f"--add: {checkpoint.id} says nothing of single images; evaluate it anew"
+    )
     known = [AttackConfig.of(row) for row in checkpoint.metrics["attacks"]]
     for attack in attacks:
         here = f"--add: {attack.describe()}"
