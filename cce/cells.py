@@ -289,8 +289,8 @@ def _auc(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench: B
         return _released_auc(cell, result, c) or _unmeasured(result, c, bench)
     now = bench.images(c) is not None
     row = _nearest_row(made, bench.capped(cell.attack) if now else cell.attack)
-    if row is None:
-        return _unmeasured(result, c, bench)
+    if row is None:  # in no walk of the whole suite, but perhaps added to it later
+        return (None if now else _released_auc(cell, result, c)) or _unmeasured(result, c, bench)
     used, value, n = row
     shipped = "" if now else _shipped_words(read_measurement(c, "detection") or {})
     return replace(number(result, value, n, cell, used, shipped), margin=None)
@@ -312,7 +312,7 @@ def _released_auc(cell: Cell, result: Result, c: Checkpoint) -> Result | None:
     if not whole or row is None or row[0].get("auc") is None:
         return None
     n = row[0].get("images", c.metrics["images"])
-    made = number(result, row[0]["auc"], n, cell, row[1], _release_words(c))
+    made = number(result, row[0]["auc"], n, cell, row[1], _release_words(c, row[0]))
     return replace(made, margin=None)
 
 

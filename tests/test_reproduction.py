@@ -4,7 +4,9 @@ import dataclasses
 import json
 import re
 import socket
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +27,7 @@ from cce.cells import (
 )
 from cce.checkpoints import Checkpoint
 from cce.config import CCE_DM, CCE_RM, NAT, AttackConfig, ConfigError, ModelConfig
+from cce.detection import SCORES, DetectionReport, Sample
 from cce.measurements import add_black_box, read_measurement, write_measurement
 from cce.models import Ensemble
 from cce.orders import HOLDS, REVERSED, UNCLEAR, orders
@@ -205,6 +208,27 @@ def test_an_auc_at_release_needs_its_adaptive_and_benign_columns(tmp_path, offli
     assert (cells["figure3/PGD k=20/AUC"].status, cells["figure3/PGD k=20/AUC"].measured) == (AT_RELEASE, 90.0)
     assert {r["kind"] for r in result["items"][0].detection} == {"attack", "adaptive", "benign"}
     assert "detector-aware attacks" in report.reproduction(result)
+
+
+def test_an_auc_that_was_added_later_stands_beside_a_shipped_report_that_lacks_it(tmp_path, offline):
+    values = np.arange(4.0)
+    fine = AttackConfig("pgd", 8 / 255, 1 / 255, 20)
+    clean, other = (Sample(name, values > 2, dict.fromkeys(SCORES, values), {}) for name in ("clean", "other"))
+    attacked = dataclasses.replace(other, settings=asdict(fine))
+    shipped = DetectionReport(clean, (attacked,), (other,), (other,))
+    config = asdict(dataclasses.replace(fine, epsilon=12 / 255))
+    source = {"data": "100 images", "device": "another machine"}
+    later = {"attack": config, "name": "PGD", "accuracy": 0.1, "auc": 0.7, "images": 100, "source": source}
+    beside = [{"name": "x", "accuracy": 0.5, "auc": 0.4}]
+    c = released(CCE_DM, {**METRICS, "slow": [later], "adaptive": beside, "benign_corruptions": beside})
+    c.folder = tmp_path
+    write_measurement(c, "detection", {"report": shipped.to_json()})
+    cells, _ = cells_of(["figure4"], [c], tmp_path, n=0)
+    assert (cells["figure4/eps=8/255/AUC"].measured, cells["figure4/eps=8/255/AUC"].n) == (50.0, 4)
+    added = cells["figure4/eps=12/255/AUC"]
+    assert (added.status, added.measured, added.n) == (AT_RELEASE, 70.0, 100)
+    assert "on 100 images, seed 0, another machine" in added.note
+    assert cells["figure4/eps=20/255/AUC"].status == NOT_AT_RELEASE
 
 
 def test_training_time_is_that_of_the_record(tmp_path, offline):
