@@ -215,13 +215,11 @@ def _robust(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench
         used = bench.capped(cell.attack)
         seen = bench.outcome(c, source, used)
         return number(result, seen.accuracy, len(seen.labels), cell, used)
-    if source is not c:
-        return _released_black_box(cell, result, c, source) or _unmeasured(result, c, bench)
-    if shipped := _released_row(c, cell.attack):
+    if source is c and (shipped := _released_row(c, cell.attack)):
         row, used = shipped
         n = row.get("images", c.metrics["images"])
         return number(result, row["accuracy"], n, cell, used, _release_words(c, row))
-    return _unmeasured(result, c, bench)
+    return _released_black_box(cell, result, c, source) or _unmeasured(result, c, bench)
 
 
 def _released_black_box(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint) -> Result | None:

@@ -153,6 +153,7 @@ def test_what_transfer_wrote_fills_tables_6_and_12(tmp_path, offline):
     assert (found.status, found.measured, found.n) == (AT_RELEASE, pytest.approx(40.0), 50)  # .1 + .3
     found = cells["table12a/NAT/CCE-RM"]
     assert (found.status, found.measured, found.n) == (AT_RELEASE, 74.0, 50) and "50 pictures" in found.note
+    assert cells["table12a/CCE-RM/CCE-RM"].measured == 46.0  # its own example, and no card says it
     assert cells["table12b/NAT/CCE-RM"].status == NOT_AT_RELEASE  # epsilon 12/255
 
 
