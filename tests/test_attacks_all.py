@@ -197,6 +197,19 @@ def test_every_attack_fools_a_linear_model_in_a_large_ball_and_not_in_a_small_on
     assert quarters(x_adv).argmax(1).max() == 0
 
 
+@COMPILED
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_b_and_b_takes_images_together_and_each_as_if_it_were_alone(norm, trained, digits):
+    """foolbox steps as far as its batch is large: seven images together would go seven times as far."""
+    x, labels = digits.test.pixels()[:7], digits.test.labels[:7]
+    settings, model = config("bb", norm, steps=5), trained(2)
+    fractions = []
+    together = attack(model, x, labels, settings, progress=lambda done, of: fractions.append(done / of))
+    single = [attack(model, x[i : i + 1], labels[i : i + 1], settings, numbers=[i]) for i in range(7)]
+    torch.testing.assert_close(together, torch.cat(single), atol=1e-4, rtol=0)
+    assert len(set(fractions)) > 3 and fractions == sorted(fractions) and fractions[-1] == 1
+
+
 # The float32 verdict on a bfloat16 search
 
 
