@@ -4,8 +4,9 @@
 an image counts as lost as soon as a step fools it, float32 verdicts on both sides) and
 `attacks.autoattack_vs_package` (the standard version). Ours is timed as `python -m cce evaluate` runs it,
 verdicts included; of the peers, the attack and one float32 verdict on its result. What their steps did is looked
-at in a second run that is not timed. Images on which Auto-Attack's two verdicts differ are counted and named.
-Either part can be left out: `--n 0 --autoattack-n 100` is Auto-Attack alone.
+at in a second run that is not timed. Images on which two verdicts of Auto-Attack, or of B&B, differ are counted and
+named. `--bb-n 16` adds `attacks.bb_vs_foolbox`: B&B with foolbox's own start, image by image, since its steps are as
+long as its batch is large. Each part can be left out: `--n 0 --autoattack-n 100` is Auto-Attack alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import foolbox
@@ -42,26 +44,30 @@ def main(arguments_given: list[str] | None = None) -> int:
     p.add_argument("--checkpoint", default=ENSEMBLE, help=f"a released ensemble on CIFAR-10 (default: {ENSEMBLE})")
     p.add_argument("--n", type=int, default=200, help="images for PGD; 0: leave it out (default: 200)")
     p.add_argument("--autoattack-n", type=int, default=12, help="images for Auto-Attack; 0: leave it out (default: 12)")
-    p.add_argument("--norm", choices=NORMS, default="linf", help="ball of Auto-Attack; PGD's is linf (default: linf)")
+    p.add_argument("--bb-n", type=int, default=0, help="images for B&B, which needs numba (default: 0, left out)")
+    p.add_argument(
+        "--norm", choices=NORMS, default="linf", help="ball of Auto-Attack and B&B; PGD's is linf (default: linf)"
+    )
     p.add_argument("--rounds", type=int, default=1, help="measured rounds of PGD after an unmeasured one (default: 1)")
     p.add_argument("--made", action="store_true", help="bundled pictures even where the data set is there")
     options = p.parse_args(arguments_given)
-    if min(options.n, options.autoattack_n) < 0 or options.n == options.autoattack_n == 0:
-        p.error("--n and --autoattack-n must be 0 or more, and not both 0")
+    wanted = (options.n, options.autoattack_n, options.bb_n)
+    if min(wanted) < 0 or not max(wanted):
+        p.error("--n, --autoattack-n and --bb-n must be 0 or more, and not all 0")
     if options.threads:
         torch.set_num_threads(options.threads)
     folders = {f.name: f for f in checkpoints.released()}
     if options.checkpoint not in folders:
         p.error(f"there is no {options.checkpoint!r}; released are {', '.join(folders)}")
     checkpoint = checkpoints.load(folders[options.checkpoint])
-    x, labels, source = pictures(checkpoint.dataset, max(options.n, options.autoattack_n), options.made)
+    x, labels, source = pictures(checkpoint.dataset, max(wanted), options.made)
     ratios, rows = {}, []
     if options.n:
         ratios, rows = pgd(checkpoint, x[: options.n], labels[: options.n], options)
-    if options.autoattack_n:
-        n = options.autoattack_n
-        more, again = auto_attacks(checkpoint, x[:n], labels[:n], options)
-        ratios, rows = ratios | more, rows + again
+    for n, compared in ((options.autoattack_n, auto_attacks), (options.bb_n, boundary_attacks)):
+        if n:
+            more, again = compared(checkpoint, x[:n], labels[:n], options)
+            ratios, rows = ratios | more, rows + again
     print(f"{checkpoint.id}; images: {source}; seconds on the {options.clock} clock")
     report(ratios, [{**row, "pictures": source} for row in rows], options.json)
     return 0
@@ -153,25 +159,65 @@ def auto_attacks(
             peer = auto_attack.package(model, config, options.seed)
             return peer.run_standard_evaluation(x, labels, batch_size=len(x))[0]
 
+    return _once({"cce": ours, "pyautoattack": authors}, config, model, x, labels, options, "autoattack", "package")
+
+
+def boundary_attacks(
+    checkpoint: Checkpoint, x: Tensor, labels: Tensor, options: argparse.Namespace
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """B&B, ours and foolbox's image by image and all together; once each, since it takes long."""
+    model, config = checkpoint.model, default_attack(checkpoint.dataset, "bb", options.norm)
+    search = SearchCopy(model, fast_dtype(x.device)).model
+    attacks = foolbox.attacks
+    kind = attacks.LinfinityBrendelBethgeAttack if options.norm == "linf" else attacks.L2BrendelBethgeAttack
+
+    def ours(steps: int = config.steps) -> Tensor:
+        settings = replace(config, steps=steps)
+        return attack(search, x, labels, settings, judge=model, seed=options.seed)
+
+    def theirs(width: int) -> Tensor:
+        with evaluating(model):
+            peer = foolbox.PyTorchModel(model, bounds=(0, 1))
+            parts = zip(x.split(width), labels.split(width), strict=True)
+            return torch.cat([kind(steps=config.steps)(peer, *part, epsilons=config.epsilon)[1] for part in parts])
+
+    ours(1)  # numba compiles the steps of all three
+    works = {"cce": ours, "foolbox": lambda: theirs(1), "foolbox, all together": lambda: theirs(len(x))}
+    return _once(works, config, model, x, labels, options, "bb", "foolbox")
+
+
+def _once(
+    works: dict[str, Callable[[], Tensor]],
+    config: AttackConfig,
+    model: Ensemble,
+    x: Tensor,
+    labels: Tensor,
+    options: argparse.Namespace,
+    name: str,
+    peer: str,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Ours (`cce`), then a peer's, then others: each timed once, and the images named where verdicts differ."""
     timings, right = {}, {}
-    for name, work in (("cce", ours), ("pyautoattack", authors)):
+    for library, work in works.items():
         wall, cpu = time.perf_counter(), time.process_time()
-        right[name] = outcome(model, work().detach(), labels).right
+        right[library] = outcome(model, work().detach(), labels).right
         spent = time.perf_counter() - wall
-        timings[name] = Timing(spent, spent, time.process_time() - cpu, 1)
-    differ = (right["cce"] != right["pyautoattack"]).nonzero().flatten().tolist()
-    lost = {name: [i for i in differ if not right[name][i]] for name in right}
-    print(
-        f"Auto-Attack's verdicts differ on {len(differ)} of {len(x)} images: only cce fools "
-        f"{lost['cce'] or 'none'}, only the package {lost['pyautoattack'] or 'none'}"
-    )
+        timings[library] = Timing(spent, spent, time.process_time() - cpu, 1)
+    first = list(works)[1]
     rows = []
-    for name, timing in timings.items():
-        accuracy = right[name].float().mean().item()
-        row = _row(name, config, len(x), timing, options, accuracy, accuracy)
+    for library, timing in timings.items():
+        differ = (right["cce"] != right[first if library == "cce" else library]).nonzero().flatten().tolist()
+        if library != "cce":
+            mine, other = ([i for i in differ if not right[who][i]] or "none" for who in ("cce", library))
+            print(
+                f"{config.info.title}'s verdicts differ on {len(differ)} of {len(x)} images: "
+                f"only cce fools {mine}, only {library} {other}"
+            )
+        accuracy = right[library].float().mean().item()
+        row = _row(library, config, len(x), timing, options, accuracy, accuracy)
         rows.append({**row, "verdicts that differ": len(differ)})
-    ratio = timings["pyautoattack"].seconds(options.clock) / timings["cce"].seconds(options.clock)
-    return {f"attacks.autoattack{'' if options.norm == 'linf' else '_l2'}_vs_package": ratio}, rows
+    ratio = timings[first].seconds(options.clock) / timings["cce"].seconds(options.clock)
+    return {f"attacks.{name}{'' if options.norm == 'linf' else '_l2'}_vs_{peer}": ratio}, rows
 
 
 def _row(

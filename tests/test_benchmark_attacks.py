@@ -56,6 +56,17 @@ def test_a_part_can_be_left_out_and_differences_are_named(tmp_path, capsys, monk
     assert "differ on 1 of 3 images" in (shown := capsys.readouterr().out) and "[1]" in shown
 
 
+@pytest.mark.slow  # numba compiles it
+def test_b_and_b_against_foolbox_alone(tmp_path, capsys):
+    path = tmp_path / "found.json"
+    words = ["--checkpoint", "digits-cce-rm", "--n", "0", "--autoattack-n", "0", "--bb-n", "2", "--threads", "1"]
+    assert benchmark.main([*words, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert set(found["ratios"]) == {"attacks.bb_vs_foolbox"}
+    assert [row["library"] for row in found["rows"]] == ["cce", "foolbox", "foolbox, all together"]
+    assert capsys.readouterr().out.count("B&B's verdicts differ on") == 2
+
+
 def test_bundled_pictures_are_mirrored_and_moved_to_as_many_as_asked():
     x, labels, source = benchmark.pictures("cifar10", 50, made=True)
     assert x.shape == (50, 3, 32, 32) and len(labels) == 50 and source == "20 bundled, mirrored and moved to 50"
@@ -65,8 +76,8 @@ def test_bundled_pictures_are_mirrored_and_moved_to_as_many_as_asked():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--n", "-1"], "--n and --autoattack-n must be 0 or more"),
-        (["--n", "0", "--autoattack-n", "0"], "and not both 0"),
+        (["--n", "-1"], "--n, --autoattack-n and --bb-n must be 0 or more"),
+        (["--n", "0", "--autoattack-n", "0"], "and not all 0"),
         (["--checkpoint", "nobody"], "there is no 'nobody'; released are"),
     ],
 )
