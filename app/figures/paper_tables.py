@@ -108,16 +108,16 @@ def order_list(found: Sequence[Order]) -> str:
 
 
 def _orders(caption: str, found: Sequence[Order]) -> str:
-    head = ["row", "printed above", "printed", "measured", "margin", "n", "verdict"]
+    head = ["row", "printed above", "verdict", "measured", "margin", "printed", "n"]
     rows = [
         [
             f"{o.item}, {o.row}",
             f"{o.first} over {o.second}",
-            f"{o.printed[0]:.1f}, {o.printed[1]:.1f}",
+            _VERDICTS[o.verdict],
             f"{o.measured[0]:.1f}, {o.measured[1]:.1f}",
             f"{o.margin:.1f}",
+            f"{o.printed[0]:.1f}, {o.printed[1]:.1f}",
             f"{o.n[0]:,}" if o.n[0] == o.n[1] else f"{o.n[0]:,}, {o.n[1]:,}",
-            _VERDICTS[o.verdict],
         ]
         for o in found
     ]
@@ -126,9 +126,9 @@ def _orders(caption: str, found: Sequence[Order]) -> str:
 
 def family(one: Family) -> str:
     """Ensembles that differ in their loss alone, and what is said of CCE-RM beside the others."""
-    head = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]
+    head = ["ensemble", "loss", "robust accuracy", "S1..1", "natural", "minutes of training"]
     rows = [
-        [s.id, s.defense, percent(s.natural), percent(s.robust), percent(s.all_right), s.took] for s in one.standings
+        [s.id, s.defense, percent(s.robust), percent(s.all_right), percent(s.natural), s.took] for s in one.standings
     ]
     shown = table(one.describe(), head, rows)
     return shown + (_compared(one.comparisons, one.paired) if one.comparisons else "")

@@ -9,6 +9,7 @@ from gradio.context import Context
 
 from app.components import GIVE_UP, PRIVATE, heading, spoken, waiting
 from app.figures import method, paper_tables
+from app.figures.values import fold
 from app.services import paper as service
 from app.studio import Studio
 
@@ -66,11 +67,13 @@ def build(studio: Studio) -> None:
 
 
 def _tables(page: service.Page) -> str:
-    used = ", ".join(page.ensembles) or "none"
-    damaged = f" Not readable: {escape(', '.join(page.damaged))}." if page.damaged else ""
+    count = len(page.ensembles)
+    names = f"<p>{escape(', '.join(page.ensembles))}</p>" if count else ""
+    used = fold(f"Measured on {count} ensemble{'' if count == 1 else 's'}", names)
+    damaged = f'<p class="studio-note">Not readable: {escape(", ".join(page.damaged))}.</p>' if page.damaged else ""
     shown = "".join(paper_tables.item(item, results, service.counts(results)) for item, results in page.tables)
     return (
-        f'<p class="studio-note">Ensembles: {escape(used)}.{damaged}</p><h3>Does the printed order hold?</h3>'
+        f"{used}{damaged}<h3>Does the printed order hold?</h3>"
         f"{paper_tables.order_list(page.orders)}{_families(page)}{_trades(page)}<h3>Tables</h3>{shown}"
     )
 
