@@ -127,6 +127,26 @@ def test_it_follows_the_weights_of_a_model_in_training():
 
 
 @compiled
+def test_of_a_copy_in_bfloat16_the_gradients_are_float32s_and_the_looks_its_own():
+    torch.manual_seed(0)
+    model, x = Ensemble(ModelConfig("resnet8", 2, 10, (3, 16, 16))).eval(), torch.rand(2, 3, 16, 16)
+    half, exact = (SearchCopy(model, dtype) for dtype in (torch.bfloat16, torch.float32))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+    for search in (half, exact):
+        search.refresh()
+    for mine, wanted in zip(both(half.model, x), both(exact.model, x), strict=True):
+        assert torch.equal(mine, wanted)
+    assert half.search_rows == exact.search_rows
+    seen = half.model(x)
+    assert seen.dtype == torch.float32 and not torch.equal(seen, exact.model(x))
+    torch.testing.assert_close(seen, exact.model(x), rtol=0.05, atol=0.05)
+    with native.turned_off():
+        assert not torch.equal(both(half.model, x)[1], both(exact.model, x)[1])
+
+
+@compiled
 def test_a_copy_follows_its_own_weights():
     network, x = member(), torch.rand(2, 3, 16, 16)
     before = network(x)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cce import native
 from cce.attacks import agreement_on, loss_of
 from cce.attacks import attack as run_attack
 from cce.config import (
@@ -156,12 +157,13 @@ def test_examples_that_the_loss_does_not_need_are_left_out(batch):
     assert losses["CCE-Base", True] == pytest.approx(losses["CCE-Base", False], rel=1e-5)
 
 
-def test_batch_norm_takes_its_batch_whole_and_compiled_code_everything():
+def test_batch_norm_takes_its_batch_whole_and_compiled_code_everything(monkeypatch):
     def rows(architecture, **options):
         copy = SearchCopy(Ensemble(ModelConfig(architecture, 1, 10, (1, 8, 8))), **options)
         return copy.search_rows, copy.step_rows
 
     assert rows("cnn-mnist") == (IN_CACHE, IN_CACHE)
+    monkeypatch.setattr(native, "library", lambda: None)
     assert rows("resnet8") == (IN_CACHE, sys.maxsize)
     assert rows("cnn-mnist", compile=True) == (sys.maxsize, sys.maxsize)
 
