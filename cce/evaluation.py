@@ -95,11 +95,12 @@ def measure(
     check(success in SUCCESS, f"success is {success!r}; it is {' or '.join(SUCCESS)}")
     check(0 <= adaptive <= len(images), f"adaptive is {adaptive}; it is from 0 to the number of images, {len(images)}")
     model = checkpoint.model
-    search = SearchCopy(model, search_dtype).model
+    copy = SearchCopy(model, search_dtype)
+    search = copy.model
     settings = {
         "images": len(images),
         "seed": seed,
-        "search_precision": str(search_dtype).removeprefix("torch."),
+        "search_precision": copy.precision,
         "success": success,
         "batch_size": batch_size,
         "epsilon": epsilon,

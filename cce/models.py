@@ -265,7 +265,7 @@ class SearchCopy:
     `apart` tells that no batch norm joins the images of a batch. `search_rows` and `step_rows` say how many images are
     best taken at a time, in the search and in the step on the source: all (a large number) where the code is compiled
     for one size or takes a few at a time itself, and in the step where batch norm needs the batch whole. `graphs`
-    records what a training step computes on a GPU.
+    records what a training step computes on a GPU. `precision` says in words what it computes in.
     """
 
     def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
@@ -279,6 +279,7 @@ class SearchCopy:
         residual = [member for member in self.model.members if isinstance(member, ResNet)]
         whole = bool(residual) and kinds == {"cpu"} and native.library() is not None
         self._exact = SearchCopy(source, torch.float32) if whole and dtype != torch.float32 and not compile else None
+        self.precision = str(dtype).removeprefix("torch.") + (", gradients in float32" if self._exact else "")
         self._programs: list[Program] = []
         if self._exact:
             for member, exact in zip(residual, self._exact._programs, strict=True):

@@ -139,6 +139,7 @@ def test_of_a_copy_in_bfloat16_the_gradients_are_float32s_and_the_looks_its_own(
     for mine, wanted in zip(both(half.model, x), both(exact.model, x), strict=True):
         assert torch.equal(mine, wanted)
     assert half.search_rows == exact.search_rows
+    assert (half.precision, exact.precision) == ("bfloat16, gradients in float32", "float32")
     seen = half.model(x)
     assert seen.dtype == torch.float32 and not torch.equal(seen, exact.model(x))
     torch.testing.assert_close(seen, exact.model(x), rtol=0.05, atol=0.05)
