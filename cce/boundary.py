@@ -10,6 +10,7 @@ depend on how many are beside it. Here the rate is that of one image whatever th
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,8 @@ def _kind(norm: str) -> type:
 
     missing = brendel_bethge.NUMBA_IMPORT_ERROR is not None
     check(not missing, "bb needs numba, which foolbox compiles its steps with: pip install numba==0.68.1")
+    # Of foolbox's own arrays, which nobody writes to.
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     return brendel_bethge.LinfinityBrendelBethgeAttack if norm == "linf" else brendel_bethge.L2BrendelBethgeAttack
 
 
