@@ -5,7 +5,7 @@ an image counts as lost as soon as a step fools it, float32 verdicts on both sid
 `attacks.autoattack_vs_package` (the standard version). Ours is timed as `python -m cce evaluate` runs it,
 verdicts included; of the peers, the attack and one float32 verdict on its result. What their steps did is looked
 at in a second run that is not timed. Images on which two verdicts of Auto-Attack, or of B&B, differ are counted and
-named. `--bb-n 16` adds `attacks.bb_vs_foolbox`: B&B with foolbox's own start, image by image, since its steps are as
+named. `--bb-n 16` adds `attacks.bb_vs_foolbox`: foolbox's B&B from the same PGD, image by image, since its steps are as
 long as its batch is large. Each part can be left out: `--n 0 --autoattack-n 100` is Auto-Attack alone.
 """
 
@@ -175,11 +175,25 @@ def boundary_attacks(
         settings = replace(config, steps=steps)
         return attack(search, x, labels, settings, judge=model, seed=options.seed)
 
+    def start() -> Tensor:
+        """PGD from ever larger balls: foolbox's own start is not always misclassified, and then it gives up."""
+        begun, epsilon = x.clone(), config.epsilon
+        while (left := outcome(model, begun, labels).right).any() and epsilon < 64 * config.epsilon:
+            nearby = replace(config, name="pgd", epsilon=min(1.0, epsilon), step_size=epsilon / 4, steps=20)
+            begun[left] = attack(model, x[left], labels[left], nearby, seed=options.seed)
+            epsilon *= 2
+        return begun
+
     def theirs(width: int) -> Tensor:
+        begun = start()
+        rows = (~outcome(model, begun, labels).right).nonzero().flatten().split(width)
         with evaluating(model):
             peer = foolbox.PyTorchModel(model, bounds=(0, 1))
-            parts = zip(x.split(width), labels.split(width), strict=True)
-            return torch.cat([kind(steps=config.steps)(peer, *part, epsilons=config.epsilon)[1] for part in parts])
+            for part in rows:
+                one = kind(steps=config.steps)
+                given = {"starting_points": begun[part], "epsilons": config.epsilon}
+                begun[part] = one(peer, x[part], labels[part], **given)[1]
+        return begun
 
     ours(1)  # numba compiles the steps of all three
     works = {"cce": ours, "foolbox": lambda: theirs(1), "foolbox, all together": lambda: theirs(len(x))}
