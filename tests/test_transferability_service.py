@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,11 @@ def test_what_ensembles_did_to_each_other_at_release_is_shown(studio: Studio, tm
             "Measured at release on the first 24 test images of Digits, n = 24.",
         )
         words, square = tab._released_between(studio, "tiny-two")
+        for names, epsilon, shown in ((("tiny-two",), 0.3, PGD.epsilon), (("tiny-one", "tiny-two"), 0.4, 0.4)):
+            table = tuple(tuple(0.5 for _ in names) for _ in names)
+            other = BlackBox(names, 24, replace(PGD, epsilon=epsilon), tuple(1.0 for _ in names), table)
+            add_black_box(checkpoint, {**record, "black_box": other.to_json()})
+            assert service.released_between(checkpoint)[0].attack.epsilon == shown  # most ensembles, then the last
     finally:
         checkpoint.folder = folder
     assert "Measured at release" in words and "PGD k=3" in words

@@ -83,11 +83,16 @@ def released(checkpoint: Checkpoint) -> Found | None:
 
 
 def released_between(checkpoint: Checkpoint) -> tuple[BlackBox, str] | None:
-    """Tables 12 and 13 as they ship with the ensemble, and on which images; the last one, None where there is none."""
+    """Tables 12 and 13 as they ship with the ensemble, and on which images; None where there are none.
+
+    Of several, the one that tells of most ensembles, of these the last.
+    """
     records = (read_released(checkpoint, BLACK_BOX) or {}).get("records", [])
-    if not records:
+    found = [(transferability.black_box_from_json(record["black_box"]), record) for record in reversed(records)]
+    if not found:
         return None
-    return transferability.black_box_from_json(records[-1]["black_box"]), _at_release(checkpoint, records[-1])
+    box, record = max(found, key=lambda one: len(one[0].names))
+    return box, _at_release(checkpoint, record)
 
 
 def _at_release(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
