@@ -208,6 +208,28 @@ def test_b_and_b_takes_images_together_and_each_as_if_it_were_alone(norm, traine
     single = [attack(model, x[i : i + 1], labels[i : i + 1], settings, numbers=[i]) for i in range(7)]
     torch.testing.assert_close(together, torch.cat(single), atol=1e-4, rtol=0)
     assert len(set(fractions)) > 3 and fractions == sorted(fractions) and fractions[-1] == 1
+    wrong = (model(x).argmax(1) + 1) % 10
+    assert torch.equal(attack(model, x, wrong, settings), x)  # there is nothing to do
+
+
+@COMPILED
+def test_b_and_b_survives_a_verdict_that_turns_with_the_batch(quarters):
+    """foolbox fails on a start that it finds classified right, as a tie may be where more images are asked about."""
+    x = torch.full((4, 1, 4, 4), 128 / 255)
+    x[:3, :, :2, :2] += 15 / 255
+    x[3, :, :2, :2] += 120 / 255  # out of reach of the first two balls: the second is looked at alone
+    labels, settings = torch.zeros(4, dtype=torch.long), config("bb", steps=5)
+
+    class Turning(Ensemble):
+        def forward(self, given):
+            said = quarters(given)
+            return torch.eye(4)[[3]] if len(given) == 1 else said
+
+    found = attack(quarters, x, labels, settings, judge=Turning(quarters.config))
+    assert quarters(found).argmax(1)[:3].min() > 0 and torch.equal(found[3], x[3])
+    moved = attack(quarters, x, labels, settings)
+    assert (moved[3] - x[3]).abs().amax() == pytest.approx(0.1, abs=1e-6)  # towards a point outside the ball
+    assert torch.equal(attack(quarters, x, labels, settings, on_grid=True), moved)
 
 
 # The float32 verdict on a bfloat16 search
