@@ -36,10 +36,6 @@ class Program:
         """Whether logits of `x` `(B, C, H, W)` can be computed here: sides multiples of 4, at most 8 channels."""
         return x.shape[1] <= 8 and not any(side % 4 for side in x.shape[2:]) and takes(x, self._network.head.weight)
 
-    def of(self, network: Any) -> bool:
-        """Whether `network` is the one that this was made from."""
-        return self._network is network
-
     def repack(self) -> None:
         """The weights have changed."""
         self._ready.clear()
