@@ -283,11 +283,9 @@ FIGURE_ATTACKS = [a for i in paper.items() if i.id in ("figure3", "figure4") for
 def _auc(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench: Bench) -> Result:
     assert cell.attack is not None
     made = bench.detection(c, list(dict.fromkeys(FIGURE_ATTACKS)), 8 / 255)
-    if made is None:
-        return _released_auc(cell, result, c) or _unmeasured(result, c, bench)
     now = bench.images(c) is not None
-    row = _nearest_row(made, bench.capped(cell.attack) if now else cell.attack)
-    if row is None:  # in no walk of the whole suite, but perhaps added to it later
+    row = _nearest_row(made, bench.capped(cell.attack) if now else cell.attack) if made else None
+    if row is None:  # an attack may have been added to the card after the report was made
         return (None if now else _released_auc(cell, result, c)) or _unmeasured(result, c, bench)
     used, value, n = row
     shipped = "" if now else _shipped_words(read_measurement(c, "detection") or {})
