@@ -249,7 +249,7 @@ def _cnn_fast(dataset: str, members: int, defense: str) -> TrainConfig:
     epsilon = default_attack(dataset).epsilon
     model, loss = model_of(dataset, f"cnn-{dataset}", members, defense), SEVEN[defense]
     first, more = (0.5, 3.5) if dataset == "mnist" else (1.0, 5.0)
-    if defense == "cce-dm" and dataset == "cifar10":
+    if defense == "cce-dm" and dataset != "mnist":
         return TrainConfig(dataset, model, _noise_first(epsilon), **_FAST | {"batch_size": 64})
     if defense == "cce-dm":
         epochs = (first + more / 3, more / 3, more / 3)
@@ -269,7 +269,7 @@ def _fast_recipes() -> dict[str, Recipe]:
         found[f"cifar10-resnet20-{defense}-long"] = functools.partial(_resnet20_long, defense)
     found["cifar10-resnet20-cce-dm-hardened-fast"] = _resnet20_hardened
     found["cifar10-resnet20-cce-dm-hardened-long"] = _resnet20_hardened_long
-    for dataset, members, defense in itertools.product(("cifar10", "mnist"), (2, 3), SEVEN):
+    for dataset, members, defense in itertools.product(("cifar10", "cifar100", "mnist"), (2, 3), SEVEN):
         if defense == "adv" and members != 2:
             continue  # one network
         found[f"{dataset}-cnn{members}-{defense}-fast"] = functools.partial(_cnn_fast, dataset, members, defense)
