@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from app.services.models import Registry
     from app.services.training import Training
     from app.studio import Studio
-    from cce import native, shards
+    from cce import kernels, shards
     from cce.config import ConfigError
     from cce.models import fast_dtype
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     training.watch()
     if registry.device.type == "cpu" and fast_dtype(registry.device) == torch.float32:
-        native.prepare()
+        kernels.prepare()
     demo = build(Studio(registry, options.data, training))
     settings = launch_settings() | {"mcp_server": options.mcp}
     demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)

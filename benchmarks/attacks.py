@@ -29,8 +29,9 @@ from cce.attacks import attack
 from cce.checkpoints import Checkpoint
 from cce.config import AttackConfig, default_attack
 from cce.evaluation import measure
+from cce.fast import SearchCopy
 from cce.fooling import WatchedEnsemble
-from cce.models import Ensemble, SearchCopy, evaluating, fast_dtype
+from cce.models import Ensemble, evaluating, fast_dtype
 from cce.outcomes import outcome
 
 ENSEMBLE = "cifar10-resnet20-cce-rm"

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.reporting import arguments, report
-from cce import native
+from cce import kernels
 from cce.config import ConfigError, Phase, TrainConfig
 from cce.data import CLASS_NAMES, Dataset, Split
 from cce.models import Ensemble, resolve_device
@@ -143,7 +143,7 @@ def works_of(trainer: Trainer) -> list[roofline.Work]:
     generator = torch.Generator().manual_seed(0)
     x, labels = trainer.batch(0, generator)
     optimizer = make_optimizer(model, trainer.config)
-    with roofline.Recorded() as recorded, native.turned_off():
+    with roofline.Recorded() as recorded, kernels.turned_off():
         train_step(list(model.members), PlainCopy(model), optimizer, x, labels, phase, generator)  # type: ignore[arg-type]
     return recorded.works
 

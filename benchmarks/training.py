@@ -2,7 +2,7 @@
 
 `python -m benchmarks.training`: ResNet-20 x 2, PGD k=10, batch 128, pixels and labels of noise. The plain step
 is what one would write first: float32, contiguous NCHW, the members as they are, an unfused Adam. The fast step
-is the trainer's: bfloat16 in channels-last where the processor has it, else `cce.native`; examples searched on
+is the trainer's: bfloat16 in channels-last where the processor has it, else `cce.kernels`; examples searched on
 a copy with batch norm folded in; and `compile` where a compiler is there. Examples differ by rounding, so
 gradients are compared on the plain step's examples.
 """
@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.reporting import arguments, report, side_by_side
-from cce import native
+from cce import kernels
 from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainConfig, TrainingAttack
+from cce.fast import SearchCopy, use_kernels
 from cce.losses import loss_terms
-from cce.models import Ensemble, SearchCopy, fast_dtype, resolve_device
+from cce.models import Ensemble, fast_dtype, resolve_device
 from cce.training_step import make_optimizer, train_step
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
@@ -129,7 +130,7 @@ def plain_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int) -> C
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, foreach=False)
     noise = torch.rand_like(x)
 
-    @native.turned_off()
+    @kernels.turned_off()
     def step() -> None:
         optimizer.zero_grad()
         examples = plain_examples(model, x, labels, steps, noise)
@@ -142,6 +143,7 @@ def plain_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int) -> C
 def fast_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int, compiled: bool) -> Callable[[], object]:
     """The trainer's step as a call."""
     model = copy.deepcopy(source).to(memory_format=torch.channels_last)
+    use_kernels(model)
     reach = STEP_SIZE * steps / EPSILON
     phase = Phase("CCE-RM", 1, CCE_RM, TrainingAttack((steps, steps), (EPSILON, EPSILON), (reach, reach)))
     config = TrainConfig("cifar10", model.config, (phase,), batch_size=len(x))
@@ -169,7 +171,7 @@ def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str,
     for dropout in (m for m in source.modules() if isinstance(m, torch.nn.Dropout)):
         dropout.p = 0.0  # the two would drop different activations
     plain, fast = copy.deepcopy(source), copy.deepcopy(source).to(memory_format=torch.channels_last).train()
-    with native.turned_off():
+    with kernels.turned_off():
         plain_loss(plain, x, labels, examples).backward()
     inputs = torch.cat([x, *examples]).contiguous(memory_format=torch.channels_last)
     for n, member in enumerate(fast.members):
@@ -192,7 +194,7 @@ def accuracy_rows(options: argparse.Namespace, device: torch.device) -> list[dic
 
     dataset, rows = data.load("digits"), []
     for name, precision, plainly in (
-        ("plain float32", "float32", native.turned_off),
+        ("plain float32", "float32", kernels.turned_off),
         ("fast", "auto", contextlib.nullcontext),
     ):
         found: list[dict[str, float]] = []

@@ -17,7 +17,7 @@ from cce.columns import attack_column, aware_attacks, benign_columns
 from cce.config import AttackConfig, check
 from cce.detection import DetectionReport, Detector, Sample, auc, calibrate
 from cce.engine import Column, Found, Report, Store, digest, walk
-from cce.models import SearchCopy
+from cce.fast import SearchCopy
 from cce.outcomes import Outcome, outcome
 from cce.processes import Processes
 from cce.sanity import Sanity, sanity_columns, sanity_figures

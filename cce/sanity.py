@@ -20,7 +20,8 @@ from torch import Tensor
 from cce.columns import attack_column
 from cce.config import ATTACKS, AttackConfig, check
 from cce.engine import Column, Found
-from cce.models import Ensemble, SearchCopy
+from cce.fast import SearchCopy
+from cce.models import Ensemble
 
 STEPS, LARGE, BLACK_BOX, GRADIENT_FREE = "steps", "large epsilon", "black box", "gradient-free"
 

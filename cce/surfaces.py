@@ -12,7 +12,8 @@ from torch import Tensor
 from cce import shards
 from cce.attacks import check_batch
 from cce.config import check, check_pixel_units
-from cce.models import Ensemble, SearchCopy, evaluating, log_mean_probability
+from cce.fast import SearchCopy
+from cce.models import Ensemble, evaluating, log_mean_probability
 
 MOST_RESOLUTION = 201
 

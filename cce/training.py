@@ -24,7 +24,8 @@ from cce.augmentation import augment
 from cce.checkpoints import machine_name
 from cce.config import TrainConfig, check, default_attack, to_json
 from cce.data import Dataset
-from cce.models import Ensemble, SearchCopy, fast_dtype
+from cce.fast import SearchCopy, use_kernels
+from cce.models import Ensemble, fast_dtype
 from cce.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
 from cce.parallel import ALONE, Team, share_batch_norm, share_batch_size
 from cce.runs import RunError, RunFolder
@@ -88,6 +89,8 @@ class Trainer:
         self.autocast = dtype == torch.bfloat16
         torch.manual_seed(config.seed)
         self.model = Ensemble(config.model).to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            use_kernels(self.model)
         share_batch_norm(self.model, team)
         self.optimizer = make_optimizer(self.model, config)
         self.search = SearchCopy(self.model, dtype, compile=config.compile)

@@ -17,8 +17,9 @@ from cce.attacks import Objective, agreement_on, ascend, linf_ball, loss_of, mom
 from cce.config import Defense, Phase, TrainConfig, TrainingAttack
 from cce.cuda_graphs import Graphs, side_by_side
 from cce.draws import uniform
+from cce.fast import SearchCopy
 from cce.losses import LossTerms, joint_members, loss_terms, needed_examples
-from cce.models import Ensemble, SearchCopy, entropy, log_mean_probability
+from cce.models import Ensemble, entropy, log_mean_probability
 from cce.parallel import ALONE, Team
 
 

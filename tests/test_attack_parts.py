@@ -25,7 +25,7 @@ from cce.attacks import attack, to_grid
 from cce.config import ATTACKS, AttackConfig, ConfigError, default_attack
 from cce.evaluation import outcome
 from cce.fab import to_plane
-from cce.models import SearchCopy
+from cce.fast import SearchCopy
 from cce.mora import member_weights
 
 EPSILON = 0.12

@@ -11,7 +11,8 @@ from torch import nn
 from cce import auto_attack
 from cce.attacks import attack, to_grid
 from cce.config import ATTACKS, AttackConfig, ConfigError, ModelConfig
-from cce.models import Ensemble, SearchCopy
+from cce.fast import SearchCopy
+from cce.models import Ensemble
 
 # Fewer steps than anyone would use, and a ball in which each attack has something to do.
 STEPS = {"square": 12, "agree": 6, "smooth-16": 6, "smooth-8": 6, "smooth-4": 6, "mora": 2, "spsa": 2, "fab": 4} | {

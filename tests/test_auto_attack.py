@@ -8,7 +8,8 @@ from cce import auto_attack
 from cce.attacks import attack
 from cce.config import AttackConfig
 from cce.evaluation import outcome
-from cce.models import SearchCopy, evaluating
+from cce.fast import SearchCopy
+from cce.models import evaluating
 
 SIZE = {"linf": 0.12, "l2": 0.7}
 

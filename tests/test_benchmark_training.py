@@ -8,8 +8,9 @@ import torch
 
 from benchmarks.training import EPSILON, STEP_SIZE, fast_stepping, gradient_rows, main, plain_examples, plain_loss
 from cce.config import CCE_RM, ModelConfig, TrainingAttack
+from cce.fast import SearchCopy
 from cce.losses import loss_terms
-from cce.models import Ensemble, SearchCopy
+from cce.models import Ensemble
 from cce.training_step import make_examples
 
 

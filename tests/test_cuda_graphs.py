@@ -7,7 +7,8 @@ import torch
 from cce.config import ADP, ADV_EN, CCE_BASE, CCE_DM, CCE_RM, NAT, ModelConfig, Phase, TrainConfig, TrainingAttack
 from cce.cuda_graphs import Graphs
 from cce.draws import uniform
-from cce.models import Ensemble, SearchCopy
+from cce.fast import SearchCopy
+from cce.models import Ensemble
 from cce.training_step import SCALARS, make_examples, make_optimizer, train_step
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

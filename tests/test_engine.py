@@ -19,7 +19,7 @@ from cce.config import CCE_RM, AttackConfig, ConfigError
 from cce.detection import Detector
 from cce.engine import Store, digest, walk
 from cce.evaluation import evaluate, measure, metrics
-from cce.models import SearchCopy
+from cce.fast import SearchCopy
 from cce.outcomes import outcome
 from running_studio import free_port
 

@@ -5,8 +5,8 @@ import torch
 
 from cce.attacks import attack
 from cce.config import AttackConfig
+from cce.fast import SearchCopy
 from cce.fooling import STEPWISE, WatchedEnsemble, inside_ball, run_attack, stepwise
-from cce.models import SearchCopy
 from cce.outcomes import outcome
 
 

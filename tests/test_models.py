@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from cce.config import ConfigError, ModelConfig
+from cce.fast import SearchCopy
 from cce.models import (
     ConvNorm,
     Ensemble,
-    SearchCopy,
     build_member,
     entropy,
     evaluating,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cce import native
+from cce import kernels
 from cce.__main__ import main
 from cce.config import CCE_RM, ConfigError, Phase, TrainingAttack, to_json
 from cce.parallel import ALONE, Team, share_batch_size
@@ -86,7 +86,7 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch):
     path.write_text(json.dumps(to_json(CONFIG)))
     words = ["train", "--config", str(path), "--quiet", "--device", "cpu", "--run"]
     monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
-    with native.turned_off():
+    with kernels.turned_off():
         assert main([*words, str(tmp_path / "one")]) == 0
     together([*words, str(tmp_path / "two")])
     one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))

@@ -8,7 +8,8 @@ from cce.attack_task import Task, generators_for
 from cce.attacks import attack
 from cce.config import AttackConfig
 from cce.evaluation import outcome
-from cce.models import Ensemble, SearchCopy
+from cce.fast import SearchCopy
+from cce.models import Ensemble
 from cce.square import square
 
 SIZE = {"linf": 0.12, "l2": 0.7}

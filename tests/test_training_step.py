@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cce import native
 from cce.attacks import agreement_on, loss_of
 from cce.attacks import attack as run_attack
 from cce.config import (
@@ -23,8 +22,9 @@ from cce.config import (
     Phase,
     TrainingAttack,
 )
+from cce.fast import SearchCopy
 from cce.losses import loss_terms
-from cce.models import IN_CACHE, Ensemble, SearchCopy
+from cce.models import IN_CACHE, Ensemble
 from cce.parallel import ALONE, Team
 from cce.training_step import draw_grid, draw_rank, likely_wrong, make_examples, make_optimizer, noisy, train_step
 from tiny_runs import ATTACK, tiny_config
@@ -163,7 +163,7 @@ def test_batch_norm_takes_its_batch_whole_and_compiled_code_everything(monkeypat
         return copy.search_rows, copy.step_rows
 
     assert rows("cnn-mnist") == (IN_CACHE, IN_CACHE)
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr("cce.fast.search.available", lambda: False)
     assert rows("resnet8") == (IN_CACHE, sys.maxsize)
     assert rows("cnn-mnist", compile=True) == (sys.maxsize, sys.maxsize)
 

@@ -3,11 +3,13 @@ import copy
 import pytest
 import torch
 
-from cce import native, residual_block
+from cce import kernels
+from cce.fast import use_kernels
+from cce.kernels import residual_block
 from cce.models import ResidualBlock
 from cce.parallel import SharedBatchNorm
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="no AVX, or no C++ compiler, here")
 
 
 def last(x):
@@ -21,7 +23,12 @@ def block(channels, stride=1):
         torch.nn.init.uniform_(pair.norm.weight, 0.5, 1.5)
         torch.nn.init.normal_(pair.norm.bias)
         torch.nn.init.normal_(pair.norm.running_mean)
+    use_kernels(found)
     return found
+
+
+def fits(x, module):
+    return residual_block.fits(x, (module.first.conv, module.first.norm), (module.second.conv, module.second.norm))
 
 
 def results(module, x, g):
@@ -40,7 +47,7 @@ def test_it_is_the_block_with_its_gradients_and_statistics(shape, tolerance):
     module = block(shape[1])
     x, g = 3 * torch.randn(shape) + 5, torch.randn(shape)
     exact = copy.deepcopy(module).double()
-    assert residual_block.fits(last(x), module) and not residual_block.fits(x.double(), exact)
+    assert fits(last(x), module) and not fits(x.double(), exact)
     for one, two in zip(results(module, last(x), g), results(exact, x.double(), g.double()), strict=True):
         assert (one - two).norm() <= tolerance * two.norm()
     assert module.first.norm.num_batches_tracked == module.second.norm.num_batches_tracked == 1
@@ -81,13 +88,13 @@ def test_images_cut_off_inside_a_tile_are_taken_whole():
 
 def test_others_do_not_fit():
     x = torch.randn(2, 16, 8, 8)
-    assert residual_block.fits(x, block(16))
-    assert not residual_block.fits(x, block(16).eval())
-    assert not residual_block.fits(x, block(16, stride=2))
-    assert not residual_block.fits(x[..., :3], block(16))
-    assert not residual_block.fits(x[:, :10], block(10))
-    with native.turned_off():
-        assert not residual_block.fits(x, block(16))
+    assert fits(x, block(16))
+    assert not fits(x, block(16).eval())
+    assert not fits(x, block(16, stride=2))
+    assert not fits(x[..., :3], block(16))
+    assert not fits(x[:, :10], block(10))
+    with kernels.turned_off():
+        assert not fits(x, block(16))
 
 
 def test_statistics_of_other_processes_are_not_left_out():
@@ -95,4 +102,4 @@ def test_statistics_of_other_processes_are_not_left_out():
     module = block(16)
     module.second.norm = shared
     x = torch.randn(2, 16, 8, 8)
-    assert not residual_block.fits(x, module)
+    assert not fits(x, module)

@@ -292,9 +292,6 @@ void pixels_of(const Network& net, const float* g, long images, float* gx, const
     }
 }
 
-// Images that a thread pads at a time.
-long few_at_once(long height, long width, long inputs) { return std::max(1L, (48 << 10) / (height * width * inputs)); }
-
 // The first image of every group: of up to `group` images, and smaller towards the end, so that no thread is long alone.
 std::vector<long> groups_of(long images, long group, long threads) {
     const bool many = threads > 1 && images > 2 * group;
@@ -351,69 +348,6 @@ int cce_residual_gradient(const float* g, const float* const* parts, float* gx, 
         pixels_of(net, g + first * classes, count, gx + first * height * width * channels, marks + first * net.marks(),
                   work);
     });
-} catch (...) {
-    return 1;
-}
-
-// Convolution 3x3, stride 1 or 2, of images whose sides it divides; weights as of `direct`, `bias` may be null. Returns
-// 0, or 1 without memory.
-int cce_direct_conv(const float* x, const float* w, const float* bias, float* y, long images, long height, long width,
-                    long inputs, long outputs, long stride, long threads) try {
-    const long few = few_at_once(height, width, inputs), size = height * width * inputs;
-    const Shape one{1, height / stride, width / stride, inputs, outputs};
-    auto room = [&] { return reserve(few * (height + 2) * (width + 2) * inputs); };
-    return !spread((images + few - 1) / few, threads, room,
-                   [&](const Buffer& padded, long piece) {
-                       const long first = piece * few, count = std::min(few, images - first);
-                       pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.get());
-                       direct(padded.get(), {count, one.height, one.width, inputs, outputs}, 3, stride, w,
-                              {y + first * one.numbers(), bias});
-                   });
-} catch (...) {
-    return 1;
-}
-
-// Gradient dw of its weights, [3][3][inputs][outputs]; with weights `back`, as of `direct_back`, also that of the
-// inputs, gx, for stride 2.
-int cce_direct_gradients(const float* x, const float* g, const float* back, float* dw, float* gx, long images,
-                         long height, long width, long inputs, long outputs, long stride, long threads) try {
-    const long few = few_at_once(height, width, inputs), size = height * width * inputs, row = (width + 2) * inputs;
-    const long weights = 9 * inputs * outputs, parts = parts_of(images, threads);
-    const Shape one{1, height / stride, width / stride, outputs, outputs};
-    std::vector<float> sums(parts * weights, 0.f);
-    struct Padded {
-        Buffer x, g;
-    };
-    auto room = [&] {
-        return Padded{reserve(few * (height + 2) * row), reserve(few * (one.height + 2) * (one.width + 2) * outputs)};
-    };
-    const bool done = share(images, parts, threads, room, [&](const Padded& padded, long part, long start, long all) {
-        float* sum = sums.data() + part * weights;
-        for (long first = start; first < start + all; first += few) {
-            const long count = std::min(few, start + all - first);
-            const Shape s{count, one.height, one.width, outputs, outputs};
-            const float* from = g + first * one.numbers();
-            if (back) {
-                pad(from, s, outputs, padded.g.get());
-                direct_back(padded.g.get(), nullptr, s, inputs, back, {gx + first * size});
-            }
-            pad(x + first * size, {count, height, width, inputs, outputs}, inputs, padded.x.get());
-            for (long n = 0; n < count; ++n)
-                for (long i = 0; i < one.height; ++i)
-                    for (long side = 0; side < 3; ++side) {
-                        const float* window = padded.x.get() + (n * (height + 2) + i * stride + side) * row;
-                        const float* given = from + (n * one.height + i) * one.width * outputs;
-                        float* to = sum + side * 3 * inputs * outputs;
-                        for (long c = 0; c < outputs; c += PANEL)
-                            add_products(window, 3 * inputs, stride * inputs, given + c, outputs, one.width, to + c,
-                                         outputs);
-                    }
-        }
-    });
-    for (long k = 1; k < parts; ++k)
-        for (long i = 0; i < weights; ++i) sums[i] += sums[k * weights + i];
-    std::copy_n(sums.begin(), weights, dw);
-    return !done;
 } catch (...) {
     return 1;
 }

@@ -1,8 +1,7 @@
-"""Winograd: 3x3 convolutions in float32 on x86 CPUs, with a quarter of the multiplications (arXiv 1509.09308).
+"""Winograd: 3x3 convolutions in float32 with a quarter of the multiplications (arXiv 1509.09308).
 
-Where there is no library (see `cce.native`), nothing here `fits` and PyTorch convolves. One core of an EPYC (AVX2)
-takes 0.3 to 0.6 of oneDNN's time, for the gradient of the weights as well; a rounding error is some 1e-5 of the largest
-output.
+One core of an EPYC (AVX2) takes 0.3 to 0.6 of oneDNN's time, for the gradient of the weights as well; a rounding error
+is some 1e-5 of the largest output.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cce.native import PANEL, POINTS, address, check, loaded, takes
+from cce.kernels.seam import PANEL, POINTS, call, channels_last, takes
+from cce.shared_cache import SharedCache
 
 
 def suits(conv: nn.Conv2d) -> bool:
@@ -28,20 +28,24 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 
 class Packed:
-    """A weight `(outputs, inputs, 3, 3)` made ready, for the convolution and for the gradient of its input."""
+    """A weight `(outputs, inputs, 3, 3)` transformed, for the convolution and for the gradient of its input.
+
+    Threads may share it: each direction is transformed once, under a lock.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight.detach().contiguous()
-        self._ready: dict[bool, Tensor] = {}
+        self._ready: SharedCache[Tensor] = SharedCache()
 
     def get(self, flipped: bool) -> Tensor:
         """The transformed weight; `flipped` takes a gradient of the outputs to one of the inputs."""
-        if flipped not in self._ready:
-            outputs, inputs = self._weight.shape[:2]
-            ready = torch.empty(POINTS * inputs * outputs)
-            loaded().cce_winograd_weights(address(self._weight), address(ready), inputs, outputs, int(flipped))
-            self._ready[flipped] = ready
-        return self._ready[flipped]
+        return self._ready.get(flipped, lambda: self._transform(flipped))
+
+    def _transform(self, flipped: bool) -> Tensor:
+        outputs, inputs = self._weight.shape[:2]
+        ready = torch.empty(POINTS * inputs * outputs)
+        call("winograd_weights", self._weight, ready, inputs, outputs, int(flipped))
+        return ready
 
 
 def convolve(
@@ -60,7 +64,7 @@ def convolve(
         bias: `(outputs,)`.
         add: `(B, outputs, H, W)`.
         relu: whether to clip at zero.
-        packed: the same weight made ready, where many calls share it.
+        packed: the same weight transformed, where many calls share it.
 
     Returns:
         `(B, outputs, H, W)`, channels last.
@@ -73,7 +77,7 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None, relu: bool, packed: Packed
     ) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         y = _run(x, packed.get(False), weight.shape[0], bias, add, relu)
         ctx.packed, ctx.inputs = packed, weight.shape[1]
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, y if relu else None)
@@ -83,7 +87,7 @@ class _Convolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
-        g = g.contiguous(memory_format=torch.channels_last)
+        g = channels_last(g)
         if y is not None:
             g = torch.ops.aten.threshold_backward(g, y, 0)
         gx = gw = gb = None
@@ -101,10 +105,9 @@ def _run(
 ) -> Tensor:
     count, inputs, height, width = x.shape
     y = torch.empty((count, outputs, height, width), memory_format=torch.channels_last)
-    if add is not None:
-        add = add.contiguous(memory_format=torch.channels_last)
+    add = None if add is None else channels_last(add)
     sizes = (count, height, width, inputs, outputs, int(relu), torch.get_num_threads())
-    check(loaded().cce_winograd_conv(address(x), address(ready), address(bias), address(add), address(y), *sizes))
+    call("winograd_conv", x, ready, bias, add, y, *sizes)
     return y
 
 
@@ -113,5 +116,5 @@ def _gradients(x: Tensor, g: Tensor, flipped: Tensor | None) -> tuple[Tensor | N
     (count, inputs, height, width), outputs = x.shape, g.shape[1]
     gx, gw = None if flipped is None else torch.empty_like(x), torch.empty((outputs, inputs, 3, 3))
     sizes = (count, height, width, inputs, outputs, torch.get_num_threads())
-    check(loaded().cce_winograd_gradients(*map(address, (x, g, flipped, gw, gx)), *sizes))
+    call("winograd_gradients", x, g, flipped, gw, gx, *sizes)
     return gx, gw

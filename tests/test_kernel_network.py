@@ -3,11 +3,12 @@ import copy
 import pytest
 import torch
 
-from cce import native
+from cce import kernels
 from cce.config import ModelConfig
-from cce.models import Ensemble, SearchCopy
+from cce.fast import SearchCopy
+from cce.models import Ensemble
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
+compiled = pytest.mark.skipif(not kernels.available(), reason="no AVX, or no C++ compiler, here")
 
 
 def member(architecture="resnet8", shape=(3, 16, 16), classes=10):
@@ -41,9 +42,9 @@ def both(network, x):
 )
 def test_it_is_the_network_layer_by_layer(architecture, shape, classes, count):
     network, x = member(architecture, shape, classes), torch.rand(count, *shape)
-    assert network.program.fits(x)
+    assert network.network.fits(x)
     found = both(network, x)
-    with native.turned_off():
+    with kernels.turned_off():
         wanted = both(network, x)
     assert found[0].shape == (count, classes)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-5)
@@ -102,13 +103,13 @@ def test_without_gradients_nothing_is_kept():
 @compiled
 def test_what_does_not_fit_is_computed_layer_by_layer():
     network, x = member(), torch.rand(2, 3, 16, 16)
-    program = network.program
+    program = network.network
     assert program.fits(x)
     assert not program.fits(x[..., :15])
     assert not program.fits(torch.rand(2, 9, 16, 16))
     assert not program.fits(x[:0])
     assert not program.fits(x.bfloat16())
-    with native.turned_off():
+    with kernels.turned_off():
         assert not program.fits(x)
     assert network(x[..., :15]).shape == (2, 10)
     assert network(x[:0]).shape == (0, 10)
@@ -143,7 +144,7 @@ def test_of_a_copy_in_bfloat16_the_gradients_are_float32s_and_the_looks_its_own(
     seen = half.model(x)
     assert seen.dtype == torch.float32 and not torch.equal(seen, exact.model(x))
     torch.testing.assert_close(seen, exact.model(x), rtol=0.05, atol=0.05)
-    with native.turned_off():
+    with kernels.turned_off():
         assert not torch.equal(both(half.model, x)[1], both(exact.model, x)[1])
 
 
@@ -156,7 +157,7 @@ def test_a_copy_follows_its_own_weights():
         other.head.weight.zero_()
         other.head.bias.fill_(2)
     assert torch.equal(other(x), torch.full((2, 10), 2.0))
-    network.program.repack()
+    network.network.repack()
     assert torch.equal(network(x), before)
 
 

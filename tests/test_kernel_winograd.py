@@ -4,13 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cce import batch_norm, native, residual_block, winograd
+from cce import kernels
 from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
-from cce.models import Ensemble, FoldedConv, SearchCopy
-from cce.residual import Program
+from cce.fast import SearchCopy, use_kernels
+from cce.kernels import residual_block, winograd
+from cce.kernels.network import Network
+from cce.models import Ensemble, FoldedConv
 from cce.training_step import train_step
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
+compiled = pytest.mark.skipif(not kernels.available(), reason="no AVX, or no C++ compiler, here")
 
 SHAPES = [  # images, inputs, outputs, height, width
     (1, 16, 16, 4, 4),
@@ -121,7 +123,7 @@ def test_other_numbers_do_not_fit():
     assert not winograd.fits(x.bfloat16(), w.bfloat16())
     assert not winograd.fits(x[..., :3], w)
     assert not winograd.fits(x[:0], w)
-    with native.turned_off():
+    with kernels.turned_off():
         assert not winograd.fits(x, w)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.fits(x, w)
@@ -131,15 +133,16 @@ def test_other_numbers_do_not_fit():
 def test_searches_and_training_use_it_and_verdicts_do_not(monkeypatch):
     """What says whether an attack succeeded is PyTorch's own convolution."""
     calls = []
-    used_here = ((winograd, "convolve"), (batch_norm, "normalize"), (residual_block, "forward"), (Program, "__call__"))
+    used_here = ((winograd, "convolve"), (residual_block, "forward"), (Network, "__call__"))
     for module, name in used_here:
         own = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, own=own, name=name: calls.append(name) or own(*given))
     for architecture, in_training, in_search in (
-        ("resnet8", 2 * ["convolve"] + 7 * ["normalize"] + ["forward"], ["__call__"]),
+        ("resnet8", 2 * ["convolve"] + ["forward"], ["__call__"]),
         ("cnn-mnist", 3 * ["convolve"], 3 * ["convolve"]),
     ):
         model, x = Ensemble(ModelConfig(architecture, 1, 10, (1, 16, 16))), torch.rand(2, 1, 16, 16)
+        use_kernels(model)
         x = x.contiguous(memory_format=torch.channels_last)
         search = SearchCopy(model, torch.float32).model
         for used, training, expected in ((model, True, in_training), (search, False, in_search), (model, False, [])):
@@ -155,9 +158,10 @@ def test_a_training_step_is_that_of_pytorch(architecture, defense):
     x = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     labels, found = torch.arange(40) % 10, []
     phase = Phase("p", 1, defense, TrainingAttack((1, 1), (0.1, 0.1), (1.0, 1.0)))
-    for here in (contextlib.nullcontext, native.turned_off):
+    for here in (contextlib.nullcontext, kernels.turned_off):
         torch.manual_seed(0)
         model = Ensemble(ModelConfig(architecture, 2, 10, (1, 16, 16))).train()
+        use_kernels(model)
         for dropout in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
             dropout.p = 0.0
         search, optimizer = SearchCopy(model, torch.float32), torch.optim.SGD(model.parameters(), lr=0.0)
@@ -170,6 +174,7 @@ def test_a_training_step_is_that_of_pytorch(architecture, defense):
 
 def test_a_changed_weight_is_made_ready_again_on_repack():
     conv = FoldedConv(16, 16, 3, 1, 1).requires_grad_(False)
+    use_kernels(conv)
     x = torch.rand(1, 16, 8, 8)
     before = conv(x)
     conv.weight.mul_(2)
