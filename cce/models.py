@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cce import batch_norm, direct, native, residual_block, winograd
 from cce.config import ConfigError, ModelConfig, check
-from cce.cuda_graphs import Graphs
+from cce.machine.cuda_graphs import Graphs
 from cce.residual import Program
 
 

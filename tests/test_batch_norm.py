@@ -3,7 +3,7 @@ import torch
 
 from cce import batch_norm, native
 from cce.models import ConvNorm
-from cce.parallel import SharedBatchNorm
+from cce.training.parallel import SharedBatchNorm
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
 

@@ -5,7 +5,7 @@ import torch
 
 from cce import native, residual_block
 from cce.models import ResidualBlock
-from cce.parallel import SharedBatchNorm
+from cce.training.parallel import SharedBatchNorm
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
 

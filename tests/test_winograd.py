@@ -8,7 +8,7 @@ from cce import batch_norm, native, residual_block, winograd
 from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
 from cce.models import Ensemble, FoldedConv, SearchCopy
 from cce.residual import Program
-from cce.training_step import train_step
+from cce.training.step import train_step
 
 compiled = pytest.mark.skipif(native.library() is None, reason="no AVX, or no C++ compiler, here")
 
