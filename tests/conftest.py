@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cce import checkpoints, data
-from cce.checkpoints import Checkpoint
-from cce.config import CCE_DM, ModelConfig
-from cce.data import Dataset
-from cce.detection import Detector
+from cce.checkpoints import folder as checkpoints
+from cce.checkpoints.folder import Checkpoint
+from cce.config import CCE_DM, Detector, ModelConfig
+from cce.data import datasets as data
+from cce.data.datasets import Dataset
+from cce.data.pictures import to_png
 from cce.models import Ensemble
-from cce.pictures import to_png
-from cce.runs import RunFolder
-from cce.training import Trainer
+from cce.training.run_folder import RunFolder
+from cce.training.trainer import Trainer
 from tiny_ensembles import trained_briefly
 from tiny_runs import tiny_config
 

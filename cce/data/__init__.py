@@ -1,0 +1,5 @@
+"""Data: data sets, class folders and pictures as uint8 images, and what changes or fetches them."""
+
+from cce.data.datasets import Dataset, load
+
+__all__ = ["Dataset", "load"]
