@@ -88,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from app.services.models import Registry
     from app.services.training import Training
     from app.studio import Studio
-    from cce import kernels, shards
+    from cce import kernels
     from cce.config import ConfigError
+    from cce.machine import shards
     from cce.models import fast_dtype
 
     shards.use(torch.get_num_threads())

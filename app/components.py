@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 
 import gradio as gr
 
-from cce.checkpoints import CheckpointError
+from cce.checkpoints.folder import CheckpointError
 from cce.config import ConfigError
-from cce.data import DataError
-from cce.pictures import PictureError
-from cce.runs import RunError
+from cce.data.datasets import DataError
+from cce.data.pictures import PictureError
+from cce.training.run_folder import RunError
 
 log = logging.getLogger(__name__)
 

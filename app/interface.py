@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import analysis_endpoints, endpoints, long_work, model_lists, picture_files, plotly_script
+from app import long_work, model_lists, picture_files, plotly_script
+from app.api import analysis_endpoints, endpoints
 from app.components import COMPUTE
 from app.figures import palette
 from app.services.zero_gpu import on_gpu

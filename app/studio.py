@@ -8,7 +8,7 @@ from pathlib import Path
 from app.services.gallery import Collection, collection
 from app.services.models import Registry
 from app.services.training import Training
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,18 @@ import torchattacks
 from torch import Tensor
 
 from benchmarks.reporting import Timing, arguments, report, side_by_side
-from cce import auto_attack, checkpoints, data
-from cce.attack_registry import NORMS
-from cce.attacks import attack
-from cce.checkpoints import Checkpoint
+from cce.attacks import auto_attack
+from cce.attacks.gradient import attack
+from cce.checkpoints import folder as checkpoints
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, default_attack
-from cce.evaluation import measure
+from cce.config.attack_registry import NORMS
+from cce.data import datasets as data
+from cce.evaluation.evaluate import measure
+from cce.evaluation.fooling import WatchedEnsemble
+from cce.evaluation.outcomes import outcome
 from cce.fast import SearchCopy
-from cce.fooling import WatchedEnsemble
 from cce.models import Ensemble, evaluating, fast_dtype
-from cce.outcomes import outcome
 
 ENSEMBLE = "cifar10-resnet20-cce-rm"
 Peer = Callable[[Ensemble, Tensor, Tensor], Tensor]  # model, x, labels -> examples

@@ -22,12 +22,12 @@ from benchmarks import roofline
 from benchmarks.reporting import arguments, report
 from cce import kernels
 from cce.config import ConfigError, Phase, TrainConfig
-from cce.data import CLASS_NAMES, Dataset, Split
+from cce.data.datasets import CLASS_NAMES, Dataset, Split
+from cce.evaluation.presets import preset
 from cce.models import Ensemble, resolve_device
-from cce.presets import preset
-from cce.runs import RunFolder
-from cce.training import Trainer
-from cce.training_step import make_optimizer, train_step
+from cce.training.run_folder import RunFolder
+from cce.training.step import make_optimizer, train_step
+from cce.training.trainer import Trainer
 
 PAPER_EPOCHS = 180
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "mnist": 60_000}

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from gradio_client import Client, handle_file
 
 from benchmarks import reporting, serving
-from cce import data
-from cce.background import alive
-from cce.jobs import Jobs
-from cce.pictures import to_png
+from cce.data import datasets as data
+from cce.data.pictures import to_png
+from cce.runs.background import alive
+from cce.runs.queue import Jobs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -18,8 +18,8 @@ from typing import Any
 from gradio_client import Client, handle_file
 
 from benchmarks import reporting, serving
-from cce import data
-from cce.pictures import to_png
+from cce.data import datasets as data
+from cce.data.pictures import to_png
 
 EARLY, MOST_GROWTH = 50, 1.15
 

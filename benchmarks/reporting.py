@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from cce.checkpoints import machine_name, version_of_cce
-from cce.runs import write_atomically
+from cce.checkpoints.folder import machine_name, version_of_cce
+from cce.training.run_folder import write_atomically
 
 Row = Mapping[str, Any]
 

@@ -19,8 +19,8 @@ from typing import Any
 from gradio_client import Client, handle_file
 
 from benchmarks import reporting, serving
-from cce import data
-from cce.pictures import to_png
+from cce.data import datasets as data
+from cce.data.pictures import to_png
 
 MODEL = "cifar10-resnet20-cce-dm"
 PROMISED = {

@@ -27,9 +27,9 @@ from benchmarks.reporting import arguments, report, side_by_side
 from cce import kernels
 from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainConfig, TrainingAttack
 from cce.fast import SearchCopy, use_kernels
-from cce.losses import loss_terms
 from cce.models import Ensemble, fast_dtype, resolve_device
-from cce.training_step import make_optimizer, train_step
+from cce.training.losses import loss_terms
+from cce.training.step import make_optimizer, train_step
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 
@@ -188,9 +188,10 @@ def accuracy_rows(options: argparse.Namespace, device: torch.device) -> list[dic
 
     One run's accuracy moves by more than a point with the seed alone, so that one pair would show nothing.
     """
-    from cce import data, presets
-    from cce.runs import RunFolder
-    from cce.training import Trainer
+    from cce.data import datasets as data
+    from cce.evaluation import presets
+    from cce.training.run_folder import RunFolder
+    from cce.training.trainer import Trainer
 
     dataset, rows = data.load("digits"), []
     for name, precision, plainly in (

@@ -1,4 +1,4 @@
-"""The command line: `python -m cce COMMAND`; each command is in `cce.commands`.
+"""The command line: `python -m cce COMMAND`; each command is in `cce.cli`.
 
 Exit status: 0 done, 1 failed, 2 bad usage.
 """
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import torch
 
-from cce.checkpoints import CheckpointError
-from cce.commands import Commands, analysis, comparison, evaluation, models, pictures, training
+from cce.checkpoints.folder import CheckpointError
+from cce.cli import Commands, analysis, comparison, evaluation, models, pictures, training
 from cce.config import ConfigError
-from cce.data import DataError
-from cce.pictures import PictureError
-from cce.runs import RunError
+from cce.data.datasets import DataError
+from cce.data.pictures import PictureError
+from cce.training.run_folder import RunError
 
 FAILURES = (CheckpointError, DataError, RunError, PictureError, OSError)
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cce import checkpoints, data
-from cce.checkpoints import Checkpoint
+from cce.checkpoints import folder as checkpoints
+from cce.checkpoints.folder import Checkpoint
 from cce.config import CCE_DM, ModelConfig
-from cce.data import Dataset
-from cce.detection import Detector
+from cce.data import datasets as data
+from cce.data.datasets import Dataset
+from cce.data.pictures import to_png
+from cce.evaluation.detection import Detector
 from cce.models import Ensemble
-from cce.pictures import to_png
-from cce.runs import RunFolder
-from cce.training import Trainer
+from cce.training.run_folder import RunFolder
+from cce.training.trainer import Trainer
 from tiny_ensembles import trained_briefly
 from tiny_runs import tiny_config
 

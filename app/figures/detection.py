@@ -12,9 +12,9 @@ import numpy as np
 from app.figures import entropies
 from app.figures.palette import NEUTRAL
 from app.figures.panels import on_screen
-from cce import figures
-from cce.detection import KINDS, DetectionReport
-from cce.report import detection_value
+from cce.evaluation.detection import KINDS, DetectionReport
+from cce.reporting import figures
+from cce.reporting.report import detection_value
 
 HISTOGRAM_HEIGHT = 560
 ROC_HEIGHT = 330

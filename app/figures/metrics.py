@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from cce.transferability import Transferability
+from cce.evaluation.transferability import Transferability
 
 _DEFINITIONS = (
     ("T", "transferability", "Sum over members i ≠ j of a(i, j) − a(i, i). Small: examples of one fool the others."),

@@ -1,10 +1,10 @@
-"""The command line's figures (`cce.figures`) on the page: its width, its colours, light and dark, phone and desk."""
+"""The figures of `cce.reporting.figures` on the page: its width, its colours, light and dark, phone and desk."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cce.figures import Figure
+from cce.reporting.figures import Figure
 
 _MARGIN = {"l": 56, "r": 12, "t": 30, "b": 46}
 

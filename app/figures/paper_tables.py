@@ -8,11 +8,11 @@ from typing import Any
 
 from app.figures.values import fold, framed, table
 from app.services.trade import Row, Trade
-from cce.cards import percent
-from cce.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
-from cce.equal_terms import Comparison, Family
-from cce.orders import HOLDS, REVERSED, UNCLEAR, Order
-from cce.paper import Item
+from cce.paper.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
+from cce.paper.equal_terms import Comparison, Family
+from cce.paper.orders import HOLDS, REVERSED, UNCLEAR, Order
+from cce.paper.printed import Item
+from cce.reporting.cards import percent
 
 _SHORT = {NO_CHECKPOINT: "no checkpoint", NOT_AT_RELEASE: "not measured"}
 _VERDICTS = {HOLDS: "✓ holds", REVERSED: "✗ does not hold", UNCLEAR: "≈ within the margin"}

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.figures.palette import mark
-from cce.pictures import to_png
+from cce.data.pictures import to_png
 
 
 def source(content: bytes, kind: str = "png") -> str:

@@ -16,7 +16,7 @@ def panel(
     Args:
         name: the run's.
         words: its state in words.
-        state: one of `cce.runs.STATES`; colours the bar.
+        state: one of `cce.training.run_folder.STATES`; colours the bar.
         progress: fraction done.
         facts: what else is known, each as title and value.
         problem: what went wrong; empty where nothing did.

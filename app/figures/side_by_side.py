@@ -12,7 +12,7 @@ from torch import Tensor
 from app.figures.palette import FLAG_MARK, mark, member_name, voices
 from app.figures.pictures import source
 from app.figures.values import framed
-from cce.pictures import to_png
+from cce.data.pictures import to_png
 
 
 @dataclass(frozen=True)

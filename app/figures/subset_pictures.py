@@ -9,7 +9,7 @@ from torch import Tensor
 
 from app.figures.palette import RIGHT_MARK, WRONG_MARK
 from app.figures.pictures import source
-from cce.pictures import to_png
+from cce.data.pictures import to_png
 
 MOST = 24
 """Pictures shown at once."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from app.figures.palette import voices
 from app.figures.values import fold, table
-from cce import figures
-from cce.cards import percent
-from cce.surfaces import Surface
+from cce.evaluation.surfaces import Surface
+from cce.reporting import figures
+from cce.reporting.cards import percent
 
 HEIGHT = 640
 _TOP, _SCENE, _MAP, _GAP, _BOTTOM = 30, 300, 230, 36, 46  # CSS pixels, from the title of a view to the next

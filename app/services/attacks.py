@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from app.services.apart import Apart
-from cce import examples
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
-from cce.examples import AttackedPicture, Teller
-from cce.pictures import read_picture, to_model_input
+from cce.data.pictures import read_picture, to_model_input
+from cce.evaluation import one_picture as examples
+from cce.evaluation.one_picture import AttackedPicture, Teller
 
 MAX_STEPS = 500
 """Most steps of one attack here, where the attack's usual number is not larger: others wait in line."""
@@ -227,14 +227,14 @@ def defaults(checkpoint: Checkpoint) -> AttackConfig:
 
 
 def classify(checkpoint: Checkpoint, pixels: Tensor) -> dict[str, Any]:
-    """What an ensemble says of one picture; see `cce.examples.classify`."""
+    """What an ensemble says of one picture; see `cce.evaluation.one_picture.classify`."""
     return examples.classify(checkpoint, pixels.to(_device(checkpoint)))
 
 
 def attack(
     checkpoint: Checkpoint, pixels: Tensor, label: str | int | None, config: AttackConfig, seed: float = 0
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Attack one picture; see `cce.examples.attack_picture`. The result is on the CPU.
+    """Attack one picture; see `cce.evaluation.one_picture.attack_picture`. The result is on the CPU.
 
     Raises:
         ConfigError: a label, member or seed that is not there.
@@ -251,7 +251,7 @@ def attack_in_steps(
     seed: float = 0,
     tell: Teller | None = None,
 ) -> AttackedPicture:
-    """Attack one picture and keep what it passed through; see `cce.examples.attack_in_steps`. All on the CPU.
+    """Attack one picture and keep each step, all on the CPU; see `cce.evaluation.one_picture.attack_in_steps`.
 
     Raises:
         ConfigError: a label, member or seed that is not there.
@@ -268,7 +268,7 @@ def attack_in_steps(
 
 
 def classify_all(checkpoint: Checkpoint, pixels: Tensor, tell: Teller | None = None) -> list[dict[str, Any]]:
-    """What an ensemble says of several pictures `(B, C, H, W)`; see `cce.examples.classify_all`."""
+    """What an ensemble says of several pictures `(B, C, H, W)`; see `cce.evaluation.one_picture.classify_all`."""
     return examples.classify_all(checkpoint, pixels.to(_device(checkpoint)), tell)
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from app.services import attacks
 from app.services.detection import aware_choices
-from cce import examples
-from cce.attack_task import generators_for
-from cce.checkpoints import Checkpoint
+from cce.attacks.corruptions import corruption_kinds
+from cce.attacks.task import generators_for
+from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, AttackConfig, check, default_attack
-from cce.corruptions import corruption_kinds
-from cce.detection import Sample
-from cce.evaluation import sample
-from cce.outcomes import outcome
+from cce.evaluation import one_picture as examples
+from cce.evaluation.detection import Sample
+from cce.evaluation.evaluate import sample
+from cce.evaluation.outcomes import outcome
 
 KINDS = (
     ("nothing", "Nothing"),

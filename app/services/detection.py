@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from app.services.attacks import MAX_STEPS, is_number, typed
 from app.services.gallery import Collection
 from app.services.models import dataset_title, read_released
-from cce.attack_registry import ATTACKS as REGISTRY
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check, default_attack
-from cce.data import Split
-from cce.detection import DetectionReport, Sample, calibrate, report_from_json
-from cce.evaluation import detect, outcome, sample
+from cce.config.attack_registry import ATTACKS as REGISTRY
+from cce.data.datasets import Split
+from cce.evaluation.detection import DetectionReport, Sample, calibrate, report_from_json
+from cce.evaluation.evaluate import detect, outcome, sample
 from cce.models import Ensemble, fast_dtype
 
 Tell = Callable[[str, float], None]
@@ -110,7 +110,7 @@ def attacks_of(dataset: str, names: Sequence[str], strengths: Sequence[float] = 
     Raises:
         ConfigError: none, or a name that is not in the list.
     """
-    from cce.presets import figure_attacks  # imports the trainer, which the first page does not need
+    from cce.evaluation.presets import figure_attacks  # imports the trainer, which the first page does not need
 
     unknown = [name for name in names if name not in ATTACKS]
     check(not unknown, f"The attack is {unknown[0] if unknown else ''!r}; there is {', '.join(ATTACKS)}.")

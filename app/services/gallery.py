@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from app.services.models import dataset_title
-from cce import data
-from cce.data import DOWNLOAD_BYTES, DataError, Split
-from cce.pictures import to_model_input, to_picture
+from cce.data import datasets as data
+from cce.data.datasets import DOWNLOAD_BYTES, DataError, Split
+from cce.data.pictures import to_model_input, to_picture
 
 log = logging.getLogger(__name__)
 

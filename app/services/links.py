@@ -11,7 +11,7 @@ from app.services import attacks, gallery
 from app.services.attacks import AUTO, Picture, in_255ths
 from app.services.gallery import Collection
 from app.services.partners import EACH, SAME
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, OBJECTIVES, AttackConfig, ConfigError, default_attack
 
 KEYS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from cce.config import Defense
-from cce.losses import cce_terms
+from cce.training.losses import cce_terms
 
 CLASSES = 10
 SHARE = 0.8
@@ -41,7 +41,7 @@ def prediction(f_y: float, share: float = SHARE) -> list[float]:
 
 
 def push(f_y: float, defense: Defense, share: float = SHARE) -> Push:
-    """The crossing term at a prediction, and its gradient by automatic differentiation of `cce.losses.cce_terms`."""
+    """The crossing term at a prediction, and its gradient by autograd through `cce.training.losses.cce_terms`."""
     p = torch.tensor(prediction(f_y, share), dtype=torch.float64)
     logits = p.log().requires_grad_(True)
     labels = torch.zeros(1, dtype=torch.long)

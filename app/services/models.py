@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cce import checkpoints, hub
-from cce.cards import percent
-from cce.checkpoints import FILES, Checkpoint, CheckpointError
+from cce.checkpoints import folder as checkpoints
+from cce.checkpoints import hub
+from cce.checkpoints.folder import FILES, Checkpoint, CheckpointError
+from cce.checkpoints.hub import HubError
+from cce.checkpoints.measurements import read_measurement
 from cce.config import ConfigError
-from cce.hub import HubError
-from cce.measurements import read_measurement
+from cce.evaluation.presets import summary
 from cce.models import resolve_device
-from cce.presets import summary
+from cce.reporting.cards import percent
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ def _stamp(folder: Path) -> _Stamp:
 
 
 def read_released(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
-    """`cce.measurements.read_measurement`, with a message that does not tell where on this machine the folder lies.
+    """Like `read_measurement`, with a message that does not tell where on this machine the folder lies.
 
     Raises:
         ConfigError: a record that is damaged.
@@ -263,7 +264,7 @@ def one_line(checkpoint: Checkpoint) -> str:
 
 def card(checkpoint: Checkpoint) -> str:
     """The model card in Markdown for a place within a page: no front matter, headings two levels down."""
-    from cce.cards import model_card
+    from cce.reporting.cards import model_card
 
     text = model_card(checkpoint)
     text = text.split("---\n", 2)[2] if text.startswith("---\n") else text

@@ -10,16 +10,16 @@ from typing import Any
 
 from app.services.trade import Trade, trades
 from app.studio import Studio
-from cce import paper
-from cce.bench import Bench
-from cce.cells import MEASURED, NOT_RECORDED, STATUSES, Result, measure
-from cce.checkpoints import Checkpoint, CheckpointError
+from cce.checkpoints.folder import Checkpoint, CheckpointError
+from cce.checkpoints.measurements import MEASUREMENTS
 from cce.config import ConfigError
-from cce.equal_terms import Family, families
-from cce.item_figures import released_detection
-from cce.measurements import MEASUREMENTS
-from cce.orders import HOLDS, REVERSED, Order, orders
-from cce.paper import Item
+from cce.paper import printed as paper
+from cce.paper.bench import Bench
+from cce.paper.cells import MEASURED, NOT_RECORDED, STATUSES, Result, measure
+from cce.paper.equal_terms import Family, families
+from cce.paper.orders import HOLDS, REVERSED, Order, orders
+from cce.paper.printed import Item
+from cce.reporting.item_figures import released_detection
 
 log = logging.getLogger(__name__)
 

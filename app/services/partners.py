@@ -9,9 +9,9 @@ from torch import Tensor
 
 from app.services import attacks
 from app.services.models import Entry, Registry
-from cce.checkpoints import Checkpoint, CheckpointError
+from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.config import AttackConfig, default_attack
-from cce.examples import Teller, subset_of
+from cce.evaluation.one_picture import Teller, subset_of
 
 SAME, EACH = "same", "each"
 """What a second ensemble is shown: the example made on the first, or one made on itself."""

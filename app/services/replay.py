@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from app.services import attacks
-from cce.checkpoints import Checkpoint
-from cce.examples import AttackedPicture, Teller, subset_of
+from cce.checkpoints.folder import Checkpoint
+from cce.evaluation.one_picture import AttackedPicture, Teller, subset_of
 
 MOST_STOPS = 51
 _MOST_BYTES = 1_000_000  # of all pictures of a replay
@@ -69,7 +69,7 @@ def seen_by(checkpoint: Checkpoint, stops: list[Stop], label: str, tell: Teller 
         checkpoint: the other ensemble; its classes and its size are those of the first.
         stops: the replay of an attack on the first.
         label: the class they are judged by.
-        tell: see `cce.examples.classify_all`.
+        tell: see `cce.evaluation.one_picture.classify_all`.
     """
     pixels = torch.stack([stop.pixels for stop in stops]).to(torch.float32) / 255
     said = attacks.classify_all(checkpoint, pixels[:-1], tell)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from app.services import attacks
 from app.services.attacks import is_number, typed
-from cce import surfaces
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check
-from cce.surfaces import Surface
+from cce.evaluation import surfaces
+from cce.evaluation.surfaces import Surface
 
 RESOLUTIONS = (21, 41, 61)
 """What can be chosen on screen."""

@@ -17,13 +17,13 @@ from typing import Any
 
 from app.services.models import dataset_title
 from app.services.training_form import Base, run_base
-from cce import data
-from cce.cards import percent
 from cce.config import ConfigError, TrainConfig, to_json
-from cce.job import Job, JobError
-from cce.jobs import Jobs
-from cce.remote import Remote
-from cce.runs import RunError, RunFolder
+from cce.data import datasets as data
+from cce.reporting.cards import percent
+from cce.runs.job import Job, JobError
+from cce.runs.queue import Jobs
+from cce.runs.remote import Remote
+from cce.training.run_folder import RunError, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ def _config_or_none(job: Job) -> TrainConfig | None:
 
 
 def estimate(config: TrainConfig, device: str) -> dict[str, Any]:
-    """Time and memory from a probe in a process like the trainer's; see `cce.probe.estimate`.
+    """Time and memory from a probe in a process like the trainer's; see `cce.training.probe.estimate`.
 
     Raises:
         JobError: the probe failed; the message says why.

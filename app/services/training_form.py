@@ -14,8 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cce import presets
-from cce.commands.training import override
+from cce.cli.training import override
 from cce.config import (
     READINGS,
     SCHEDULES,
@@ -28,8 +27,9 @@ from cce.config import (
     default_attack,
     to_json,
 )
-from cce.data import CLASS_NAMES, DATASETS
-from cce.recipes import INPUTS
+from cce.config.recipes import INPUTS
+from cce.data.datasets import CLASS_NAMES, DATASETS
+from cce.evaluation import presets
 
 ARCHITECTURES = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "cnn-mnist", "cnn-cifar10", "cnn-cifar100")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -13,12 +13,12 @@ from app.services import attacks, gallery
 from app.services.models import read_released
 from app.services.work import Work
 from app.studio import Studio
-from cce import transferability
-from cce.cards import percent
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.measurements import BLACK_BOX
 from cce.config import AttackConfig, check
-from cce.measurements import BLACK_BOX
-from cce.transferability import BlackBox, Transferability
+from cce.evaluation import transferability
+from cce.evaluation.transferability import BlackBox, Transferability
+from cce.reporting.cards import percent
 
 ATTACKS = ("pgd", "bim", "mim", "fgsm")
 """The attacks to choose from: those whose steps are short enough to be cancelled between two."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cce.cards import percent
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
+from cce.reporting.cards import percent
 
 
 def subject(name: str, label: str | None) -> str:

@@ -22,7 +22,7 @@ from app.tabs import attack_controls, attack_link, attack_results, model_chooser
 from app.tabs.attack_controls import config_of
 from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
 from app.tabs.attack_results import Done, Second
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig
 
 TITLE = "Attack"

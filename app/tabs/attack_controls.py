@@ -12,7 +12,7 @@ from app.components import PRIVATE, choice_of, spoken
 from app.services import attacks, links
 from app.services.attacks import in_255ths
 from app.studio import Studio
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, AttackConfig, default_attack
 
 _NORMS = {"linf": "each pixel (L∞)", "l2": "all pixels together (L2)"}

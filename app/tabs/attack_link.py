@@ -16,7 +16,7 @@ from app.services.partners import partners
 from app.tabs import attack_controls, attack_results, picture_picker
 from app.tabs.attack_controls import config_of
 from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by
-from cce.checkpoints import CheckpointError
+from cce.checkpoints.folder import CheckpointError
 
 _NO_PICTURE = "Your own picture is not in the link: it stays on this page."
 

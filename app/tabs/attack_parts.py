@@ -17,7 +17,7 @@ from app.tabs.attack_controls import Controls
 from app.tabs.attack_results import Results
 from app.tabs.model_chooser import described
 from app.tabs.picture_picker import PicturePicker
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 
 QUIET = {**PRIVATE, "show_progress": "hidden"}
 _NOBODY = "No second model beside it"

@@ -16,9 +16,9 @@ from app.services import attacks, verdicts
 from app.services.attacks import Picture
 from app.services.partners import EACH
 from app.services.replay import Stop, to_bytes
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, to_json
-from cce.examples import AttackedPicture, subset_of
+from cce.evaluation.one_picture import AttackedPicture, subset_of
 
 _SIDES = {
     "same": "The example made on the first is shown to both. The slider above moves both.",

@@ -28,7 +28,7 @@ from app.services import attacks, changes, detection, verdicts
 from app.services.attacks import Picture
 from app.studio import Studio
 from app.tabs import detection_numbers, model_chooser, picture_picker
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 
 TITLE = "Detection"
 _QUIET = {**PRIVATE, "show_progress": "hidden"}

@@ -15,9 +15,9 @@ from app.services.detection import Found, Reports
 from app.services.models import dataset_title
 from app.services.work import Work
 from app.studio import Studio
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, ConfigError
-from cce.detection import KINDS
+from cce.evaluation.detection import KINDS
 
 _QUIET = {**PRIVATE, "show_progress": "hidden"}
 _NOTHING = "Nothing was measured for this model yet. Press Measure."

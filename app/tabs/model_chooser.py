@@ -11,7 +11,7 @@ from app.components import heading, note
 from app.services.models import one_line
 from app.studio import Studio
 from app.tabs import picture_picker
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 
 
 @dataclass

@@ -15,7 +15,7 @@ from app.services import gallery
 from app.services.attacks import AUTO, Picture, open_upload, refit
 from app.services.gallery import Collection
 from app.studio import Studio
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 
 ALL = "all"
 

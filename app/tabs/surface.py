@@ -26,7 +26,7 @@ from app.services import attacks, surfaces, verdicts
 from app.services.attacks import Picture, in_255ths
 from app.studio import Studio
 from app.tabs import model_chooser
-from cce.checkpoints import Checkpoint
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig
 
 TITLE = "Loss surface"

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app import run_endpoints
+from app.api import run_endpoints
 from app.components import COMPUTE, PRIVATE, figure, heading, sentence, spoken
 from app.figures import run_status
 from app.figures import training as figures
@@ -20,9 +20,9 @@ from app.services.training import duration
 from app.studio import Studio
 from app.tabs import training_form as form_tab
 from app.tabs.training_form import ACTION, QUIET, Asked, Form
-from cce import hub
-from cce.cards import percent
-from cce.job import Job, JobError
+from cce.checkpoints import hub
+from cce.reporting.cards import percent
+from cce.runs.job import Job, JobError
 
 TITLE = "Train"
 SECONDS = 2

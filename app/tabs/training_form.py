@@ -16,9 +16,10 @@ from app.services import gallery, training, training_form
 from app.services.models import dataset_title
 from app.services.training_form import FOLDED, KEYS, MAIN, Base, Field
 from app.studio import Studio
-from cce import data, presets
 from cce.config import ConfigError, TrainConfig
-from cce.remote import FLAVORS
+from cce.data import datasets as data
+from cce.evaluation import presets
+from cce.runs.remote import FLAVORS
 
 HERE, AWAY = "here", "away"
 QUIET = {**PRIVATE, "show_progress": "hidden", "queue": False}

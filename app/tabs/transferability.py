@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import long_work, transfer_endpoints
+from app import long_work
+from app.api import transfer_endpoints
 from app.components import HOLD, PRIVATE, RELEASE, choice_of, figure, heading, note, sentence, spoken
 from app.figures import flow, matrix, subset_pictures
 from app.figures.metrics import metric_cards
@@ -21,9 +22,9 @@ from app.services.work import Work
 from app.studio import Studio
 from app.tabs import model_chooser
 from app.tabs.picture_picker import get_words
-from cce.cards import percent
 from cce.config import ConfigError
-from cce.transferability import BlackBox
+from cce.evaluation.transferability import BlackBox
+from cce.reporting.cards import percent
 
 TITLE = "Transferability"
 COUNT = 100

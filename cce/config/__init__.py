@@ -4,7 +4,7 @@ Every class is frozen, checks itself when it is made, and goes to and from plain
 The command line, the app and the checkpoints all build these same objects.
 """
 
-from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES
+from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES
 from cce.config.attacks import AttackConfig, TrainingAttack, default_attack
 from cce.config.ensembles import ModelConfig
 from cce.config.training import (

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cce.attack_registry import ATTACKS, NORMS, OBJECTIVES, AttackInfo
+from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES, AttackInfo
 from cce.config.values import Range, check, check_pixel_units, check_size
 
 
@@ -134,7 +134,7 @@ class TrainingAttack:
     the share of each batch that is attacked with smooth perturbations, on a coarse grid whose side is drawn
     from `grids` and upsampled bilinearly inside the same ball. `momentum` is the share that MIM attacks, with
     the same steps. `aware` is the share, of the smooth ones and of the others, whose examples drive all members
-    to agree on one wrong class, as the attacker who knows the detector does (`cce.attacks.agreement_on`). `noise`
+    to agree on one wrong class, as a detector-aware attacker does (`cce.attacks.gradient.agreement_on`). `noise`
     is the share of benign images that get random signs of a size drawn from 0 to the batch's epsilon, and keep
     their label.
     """

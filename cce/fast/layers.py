@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cce.kernels import residual_block, winograd
 from cce.kernels.network import WIDTHS, Block, Network
+from cce.machine.shared_cache import SharedCache
 from cce.models import FoldedConv, ResidualBlock, ResNet
-from cce.shared_cache import SharedCache
 
 
 class FastConv2d(nn.Conv2d):

@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from cce.cuda_graphs import Graphs
 from cce.fast.layers import compute_whole, is_whole, network_of, use_kernels
 from cce.kernels import available
 from cce.kernels.network import Network
+from cce.machine.cuda_graphs import Graphs
 from cce.models import IN_CACHE, Ensemble, fold
 
 

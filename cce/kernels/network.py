@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cce.kernels.seam import PANEL, call, channels_last, takes
 from cce.kernels.winograd import Packed
-from cce.shared_cache import SharedCache
+from cce.machine.shared_cache import SharedCache
 
 WIDTHS = (16, 32, 64)
 """Channels of the three stages: the only widths that this code computes."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cce.kernels.seam import PANEL, POINTS, call, channels_last, takes
-from cce.shared_cache import SharedCache
+from cce.machine.shared_cache import SharedCache
 
 
 def suits(conv: nn.Conv2d) -> bool:

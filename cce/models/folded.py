@@ -8,8 +8,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from cce.machine.shared_cache import SharedCache
 from cce.models.members import ConvNorm, add_and_clip
-from cce.shared_cache import SharedCache
 
 
 class FoldedConv(nn.Conv2d):

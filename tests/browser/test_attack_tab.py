@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from app.services import attacks, gallery
 from app.services.models import Registry
-from cce.pictures import to_png
+from cce.data.pictures import to_png
 from studio_page import choose_model, put
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from cce import checkpoints
-from cce.background import alive
-from cce.job import Job
-from cce.jobs import Jobs
+from cce.checkpoints import folder as checkpoints
+from cce.runs.background import alive
+from cce.runs.job import Job
+from cce.runs.queue import Jobs
 from running_studio import RunningStudio
 from studio_page import WAIT, put
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from cce.attacks import loss_of, pgd_sign, uniform_start
+from cce.attacks.gradient import loss_of, pgd_sign, uniform_start
 from cce.config import ModelConfig
-from cce.data import Dataset
+from cce.data.datasets import Dataset
 from cce.models import Ensemble, evaluating
 
 

@@ -38,9 +38,11 @@ import json, os, random, signal, sys, time
 import torch, torch._dynamo  # an optimizer imports it at its first step: once here, not in every fork
 torch.set_num_threads(1)
 from pathlib import Path
-from cce import data, runs, training
+from cce.data import datasets as data
+from cce.training import run_folder as runs
+from cce.training import trainer as training
 from cce.config import TrainConfig, from_json
-from cce.runs import RunFolder
+from cce.training.run_folder import RunFolder
 
 root = Path(sys.argv[1])
 config = from_json(TrainConfig, json.loads(sys.argv[2]))

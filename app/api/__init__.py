@@ -1,0 +1,1 @@
+"""The endpoints for other programs: names, inputs and outputs; the services do the work."""

@@ -1,0 +1,308 @@
+"""Checkpoints: a released ensemble as a folder of `config.json`, `model.safetensors`, `metrics.json`, `README.md`.
+
+Nothing in it can run code. Everything is checked against everything else before a weight is used.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cce.checkpoints.compact import SCALE, pack, unpack
+from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
+from cce.evaluation.detection import Detector
+from cce.models import Ensemble
+from cce.training.run_folder import write_atomically, written_beside
+
+FORMAT_VERSION = 1
+FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file and the field."""
+
+
+@dataclass
+class Checkpoint:
+    """An ensemble with all that was said and measured of it.
+
+    `training` is the record of how it was made: the run's config, seconds, machine, versions.
+    `metrics` is what `python -m cce evaluate` wrote.
+    """
+
+    id: str
+    model: Ensemble
+    dataset: str
+    classes: tuple[str, ...]
+    defense: Defense
+    training: dict[str, Any]
+    detector: Detector | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def defense_name(self) -> str:
+        """The defense's name for so many members: ADV-EN of one is ADV."""
+        return self.defense.name_with(self.model.config.members)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, token: str | None = None, device: torch.device | str = "cpu"
+    ) -> Checkpoint:
+        """An ensemble from a folder or the Hub, as `huggingface_hub`'s mixin names it.
+
+        Args:
+            name: a folder, or a Hub id, `owner/name`.
+            revision: branch, tag or commit on the Hub; None is `main`.
+            token: for a private repository; None: the one that this machine is logged in with.
+            device: where it computes.
+
+        Raises:
+            CheckpointError, HubError: see `load`.
+        """
+        from cce.checkpoints import hub
+
+        return load(name if Path(name).is_dir() else hub.fetch(str(name), revision, token), device)
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write the folder; see `save`."""
+        return save(self, folder)
+
+    def push_to_hub(self, repository: str, token: str | None = None, private: bool = True) -> str:
+        """Push the ensemble with its card to the Hub; returns its address.
+
+        Args:
+            repository: `owner/name`; made where it is not there.
+            token: with the right to write; None: the one that this machine is logged in with.
+            private: whether a repository that is made is private.
+
+        Raises:
+            HubError: no token, no right, or no connection.
+        """
+        from huggingface_hub import get_token
+
+        from cce.checkpoints import hub
+
+        with tempfile.TemporaryDirectory() as place:
+            made = save(replace(self, folder=None), Path(place) / "checkpoint")
+            if self.folder and (self.folder / "measurements").is_dir():
+                shutil.copytree(self.folder / "measurements", made / "measurements")
+            return hub.push(made, repository, token or get_token() or "", private=private)
+
+    def config(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        shape = self.model.config
+        return {
+            "format_version": FORMAT_VERSION,
+            "id": self.id,
+            "dataset": self.dataset,
+            "classes": list(self.classes),
+            "input_shape": list(shape.input_shape),
+            "architecture": shape.architecture,
+            "members": shape.members,
+            "defense": {"name": self.defense_name, **to_json(self.defense)},
+            "training": self.training,
+            "detector": asdict(self.detector) if self.detector else None,
+        }
+
+
+def training_record(
+    config: TrainConfig, steps: int, seconds: float, device: torch.device, machines: Sequence[str] = ()
+) -> dict[str, Any]:
+    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s."""
+    return {
+        "config": to_json(config),
+        "steps": steps,
+        "images_seen": steps * config.batch_size,
+        "seconds": round(seconds, 1),
+        "machine": ", then ".join(machines) or machine_name(device),
+        "versions": {"python": platform.python_version(), "torch": version("torch"), "cce": version_of_cce()},
+    }
+
+
+def machine_name(device: torch.device) -> str:
+    """The device in words, for figures to name where they were measured."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} thread(s) of {_cpu_name()}"
+
+
+def version_of_cce() -> str:
+    """This library's version."""
+    from cce import __version__
+
+    return __version__
+
+
+def _cpu_name() -> str:
+    try:
+        names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
+    """Write the folder; the weights first, the config last, each whole or not at all.
+
+    Weights that int8 or float16 holds exactly are written so, in a quarter or half of the bytes
+    (`cce.checkpoints.compact`).
+    """
+    from cce.reporting.cards import model_card
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = pack({k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()})
+    weights = {k: v.contiguous() for k, v in weights.items()}
+    with written_beside(folder / "model.safetensors") as beside:
+        save_file(weights, beside, metadata={"format": "pt"})
+        beside.chmod(0o644)  # safetensors writes for the owner alone
+    write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
+    write_atomically(folder / "README.md", model_card(checkpoint))
+    write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
+    checkpoint.folder = folder
+    return folder
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a checkpoint folder, or an ensemble on the Hub by its id, in evaluation mode.
+
+    Args:
+        folder: a folder; or text like `owner/name`, which is a Hub id where no such folder is here.
+        device: where it computes.
+
+    Raises:
+        CheckpointError: a missing, truncated or wrong file, a version this code does not know, or a
+            member or class count that disagrees with the weights: before any weight is used.
+        HubError: the ensemble cannot be had from the Hub.
+    """
+    from cce.checkpoints import hub
+
+    if hub.is_repository(folder) and not Path(folder).exists():
+        return load(hub.fetch(str(folder)), device)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {', '.join(FILES)}")
+    values = _read_json(folder / "config.json")
+    config, checkpoint_fields = _parse_config(folder / "config.json", values)
+    model = _build(folder, config)
+    metrics_file = folder / "metrics.json"
+    metrics = _read_json(metrics_file) if metrics_file.exists() else {}
+    model.to(device, memory_format=torch.channels_last).eval()
+    return Checkpoint(model=model, metrics=metrics, folder=folder, **checkpoint_fields)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; fetch the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch the checkpoint again")
+    return values
+
+
+def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model's config and the other fields of `Checkpoint`, each checked."""
+    found = values.get("format_version")
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version is {found!r}; this version reads {FORMAT_VERSION}. Update the code or fetch again"
+        )
+    wanted = ("id", "dataset", "classes", "input_shape", "architecture", "members", "defense", "training")
+    for name in wanted:
+        if name not in values:
+            raise CheckpointError(f"{path}: the field {name!r} is missing")
+    kinds = {"id": str, "dataset": str, "classes": list, "defense": dict, "training": dict}
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise CheckpointError(f"{path}: {name} is {values[name]!r}; it must be a {kind.__name__}")
+    shape = {
+        "architecture": values["architecture"],
+        "members": values["members"],
+        "classes": len(values["classes"]),
+        "input_shape": values["input_shape"],
+    }
+    names = {k: v for k, v in values["defense"].items() if k != "name"}
+    try:
+        config = from_json(ModelConfig, shape, "config")
+        defense = from_json(Defense, names, "defense")
+        detector = from_json(Detector, values["detector"], "detector") if values.get("detector") else None
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    fields = {k: values[k] for k in ("id", "dataset", "training")}
+    return config, {**fields, "classes": tuple(values["classes"]), "defense": defense, "detector": detector}
+
+
+def _build(folder: Path, config: ModelConfig) -> Ensemble:
+    """The ensemble with its weights; nothing is built that the weights' file does not bear out."""
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            _compare_counts(path, shapes, config)
+            with torch.device("meta"):  # names and shapes alone: a config can ask for any size
+                model = Ensemble(config)
+            needed = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+            scales = {k + SCALE: shape[:1] for k, shape in needed.items() if k + SCALE in shapes}
+            _compare(path, shapes, needed | scales)
+            weights = unpack({name: file.get_tensor(name) for name in shapes})
+    except CheckpointError:
+        raise
+    except (ConfigError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, of sizes past all bounds
+        raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch the checkpoint again") from error
+    for name, tensor in weights.items():
+        if tensor.dtype == torch.int8:
+            raise CheckpointError(f"{path}: {name} is int8 and has no scales; fetch the checkpoint again")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; fetch the checkpoint again")
+    kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
+    return model
+
+
+def _compare_counts(path: Path, found: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Members and layers, from the names alone."""
+    members = {int(m.group(1)) for name in found if (m := re.match(r"members\.(\d+)\.", name))}
+    if len(members) != config.members:
+        raise CheckpointError(f"{path} holds {len(members)} members; config.json says members is {config.members}")
+    if (config.resnet_depth or 0) > len(found):
+        raise CheckpointError(
+            f"{path}: {len(found)} tensors are too few for {config.architecture}; config.json and the weights disagree"
+        )
+
+
+def _compare(path: Path, found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(found.keys() ^ needed.keys()):
+        where = "is missing" if name in needed else "is not part of this architecture"
+        raise CheckpointError(f"{path}: the tensor {name} {where}; config.json and the weights disagree")
+    for name, shape in needed.items():
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{path}: {name} has the shape {found[name]}; config.json (architecture, classes, input_shape) "
+                f"needs {shape}"
+            )
+
+
+def released(folder: Path | str | None = None) -> list[Path]:
+    """The checkpoint folders that ship with the project, or those in `folder`, by name."""
+    root = Path(folder) if folder else Path(__file__).resolve().parents[2] / "checkpoints"
+    return sorted(p.parent for p in root.glob("*/config.json"))

@@ -1,0 +1,222 @@
+"""`python -m cce train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from cce.checkpoints import folder as checkpoints
+from cce.cli import Commands, add_device_and_data
+from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
+from cce.data import class_folders
+from cce.data.datasets import Dataset
+from cce.evaluation import presets
+from cce.models import resolve_device
+from cce.runs.queue import Snapshot
+from cce.training.monitoring import criterion
+from cce.training.parallel import Team, join
+from cce.training.run_folder import RunError, RunFolder
+
+_LOSS_FIELDS = ("lambda_pm", "lambda_dm", "indicator", "reading")
+
+
+def add(commands: Commands) -> None:
+    """Add `train`."""
+    p = commands.add("train", train, "Train an ensemble from a preset, in a run folder that resumes.")
+    p.add_argument("preset", nargs="?", help="name of a preset; see --list")
+    p.add_argument("--list", action="store_true", help="list the presets and stop")
+    p.add_argument("--run", dest="folder", type=Path, help="run folder (default runs/PRESET); resumed where it exists")
+    p.add_argument("--name", help="id of the ensemble (default: the preset's name, else the run folder's)")
+    p.add_argument("--config", type=Path, help="train this config.json instead of a preset")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field of the config")
+    p.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ with these",
+    )
+    p.add_argument("--members", type=int, help="networks in the ensemble; ADV-EN of one is ADV")
+    p.add_argument("--lambda-pm", type=float, help="weight of promoting, in every CCE phase; 1 in robustness mode")
+    p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
+    p.add_argument("--indicator", choices=("soft", "hard"), help="w of Eq. 5: Eqs. 3-5 or Eqs. 1-2")
+    p.add_argument("--reading", choices=READINGS, help="of Eq. 5: the paper's, or what the authors' code computes")
+    p.add_argument("--seed", type=int, help="overrides the preset's seed")
+    p.add_argument(
+        "--weights",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="what the ensemble's weights are rounded to at the end: half the bytes, or a quarter",
+    )
+    p.add_argument("--half", dest="weights", action="store_const", const="float16", help="short for --weights float16")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--tensorboard", action="store_true", help="also write event files to the run folder's tensorboard/")
+    p.add_argument("--estimate", action="store_true", help="measure for two seconds, print time and memory as JSON")
+    p.add_argument("--next", action="store_true", help="afterwards start the run that is next in line beside this one")
+    add_device_and_data(p)
+
+
+def train(options: argparse.Namespace) -> int:
+    """`python -m cce train`."""
+    if options.list or not (options.preset or options.config or options.folder):
+        check(options.list or not options.data_dir, "--data-dir takes a preset or --config beside it")
+        print(listed())
+        return 0
+    config = asked_config(options)
+    device = resolve_device(options.device)
+    if options.estimate:
+        from cce.training.probe import estimate
+
+        print(json.dumps(estimate(config, device)))
+        return 0
+    folder = RunFolder(options.folder or Path("runs") / (options.preset or options.config.stem))
+    team = join(device)
+    try:
+        name = options.name or options.preset or folder.path.name
+        return train_in(folder, config, name, team.device or device, options, team)
+    finally:
+        if options.next and team.main:
+            from cce.runs.queue import Jobs
+
+            Jobs(folder.path.parent, options.data).tend(besides=os.getpid())
+
+
+def listed() -> str:
+    """The presets under their headings, a line each."""
+    lines = []
+    for heading, names in recipes.grouped().items():
+        lines += [heading, *(f"  {name:32} {_described(presets.preset(name))}" for name in names), ""]
+    return "\n".join([*lines, "Train one: python -m cce train PRESET. Any field can be set: --set phases.0.epochs=3"])
+
+
+def _described(config: TrainConfig) -> str:
+    model = f"{config.model.members} x {config.model.architecture}"
+    return f"{config.defense_name:9} {model:16} {config.epochs:g} epochs"
+
+
+def train_in(
+    folder: RunFolder, config: TrainConfig, name: str, device: torch.device, options: argparse.Namespace, team: Team
+) -> int:
+    """Train in a run folder and export the ensembles, `name` of the last step and `name-best` of the best.
+
+    Returns:
+        The exit status.
+    """
+    from cce.training.trainer import TrainingError, run
+
+    dataset = read_data(config, options, team)
+    try:
+        trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard)
+    except TrainingError as error:
+        print(f"cce train: {error}", file=sys.stderr)
+        return 1
+    if not team.main:
+        return 0
+    if trainer.step < trainer.total_steps:
+        print(f"stopped at step {trainer.step} of {trainer.total_steps}; the same command resumes it")
+        return 0
+    try:
+        print(checkpoints.save(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
+        best = trainer.best_model()
+        if best is not None:
+            made = Snapshot(best, config, trainer.best_step, trainer.seconds, device, trainer.machines)
+            where = checkpoints.save(
+                presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
+            )
+            print(f"{where}: step {trainer.best_step}, the best {criterion(config.defense)}")
+    except SafetensorError as error:
+        raise RunError(f"the ensemble cannot be saved: {error}; make room and run the same command again") from error
+    return 0
+
+
+def read_data(config: TrainConfig, options: argparse.Namespace, team: Team) -> Dataset:
+    """What the config trains on; the main process goes first, as it may have to download it."""
+    if not team.main:
+        team.gather(None)
+    with tqdm(unit="picture", desc="reading", disable=options.quiet or not (config.data_dir and team.main)) as bar:
+        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update())
+    if team.main:
+        team.gather(None)
+    return dataset
+
+
+def asked_config(options: argparse.Namespace) -> TrainConfig:
+    """The config of the preset, of `--config`, or of the run folder, with what overrides it.
+
+    Raises:
+        ConfigError, RunError: no such preset, a file that cannot be read, or a field that is not there.
+    """
+    check(not (options.preset and options.config), "a preset and --config cannot both be given")
+    if options.preset:
+        config = presets.preset(options.preset)
+    elif options.config:
+        try:
+            values = json.loads(options.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--config {options.config} cannot be read: {error}") from error
+        config = from_json(TrainConfig, values)
+    else:
+        config = from_json(TrainConfig, RunFolder(options.folder).config())
+    return override(with_flags(config, options), options.set)
+
+
+def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
+    """`config` with what the flags say; weights and the like go to every phase that has Eq. 5.
+
+    Raises:
+        ConfigError: a flag that nothing in this config takes.
+        DataError: class folders that cannot be used.
+    """
+    loss = {name: getattr(options, name) for name in _LOSS_FIELDS if getattr(options, name) is not None}
+    crossing = [phase for phase in config.phases if phase.defense.method == "cce"]
+    if loss:
+        flag = next(iter(loss)).replace("_", "-")
+        check(bool(crossing), f"--{flag} is given, but no phase of this preset has Eq. 5; take a cce preset")
+        config = dataclasses.replace(config, phases=tuple(_with_loss(phase, loss) for phase in config.phases))
+    model = config.model
+    if options.members is not None:
+        model = dataclasses.replace(model, members=options.members)
+    if options.data_dir is not None:
+        where = options.data_dir.expanduser().resolve()
+        model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
+        config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
+    return dataclasses.replace(config, model=model, seed=config.seed if options.seed is None else options.seed)
+
+
+def _with_loss(phase: Phase, loss: dict[str, Any]) -> Phase:
+    if phase.defense.method != "cce":
+        return phase
+    made = dataclasses.replace(phase.defense, **loss)
+    name = made.name if phase.name == phase.defense.name else phase.name
+    return dataclasses.replace(phase, defense=made, name=name)
+
+
+def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """`config` with `field=value` settings; nested fields by dots, `phases.0.epochs=3`."""
+    values = json.loads(json.dumps(to_json(config)))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        check(bool(equals), f"--set is {setting!r}; it must be FIELD=VALUE")
+        *parents, last = path.split(".")
+        place: Any = values
+        try:
+            for key in parents:
+                place = place[int(key)] if isinstance(place, list) else place[key]
+            last = int(last) if isinstance(place, list) else last
+            _ = place[last]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise ConfigError(f"--set {setting!r}: the config has no field {path!r}") from None
+        try:
+            place[last] = json.loads(text)
+        except json.JSONDecodeError:
+            place[last] = text
+    return from_json(TrainConfig, values)

@@ -1,0 +1,1 @@
+"""Evaluation: accuracies under attack, detection, transferability, surfaces, and one picture before and after."""

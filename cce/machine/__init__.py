@@ -1,0 +1,1 @@
+"""Machine: the threads, processes and devices of this computer; it knows of no ensemble."""

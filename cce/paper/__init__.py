@@ -1,0 +1,1 @@
+"""Paper: the printed numbers, ours beside them, and what both say of the paper's claims."""

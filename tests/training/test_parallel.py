@@ -1,0 +1,108 @@
+"""Two CPU processes train as one: the same losses, the same weights, each image once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cce import kernels
+from cce.__main__ import main
+from cce.config import CCE_RM, ConfigError, Phase, TrainingAttack, to_json
+from cce.training.parallel import ALONE, Team, share_batch_size
+from cce.training.run_folder import RunFolder
+from cce.training.trainer import Trainer
+from running_studio import free_port
+from tiny_runs import tiny_config
+
+CONFIG = tiny_config(
+    phases=(Phase("crossing", 1, CCE_RM, TrainingAttack((2, 2), (0.1, 0.1), (2.0, 2.0)), 1e-3, "one-cycle"),),
+    batch_size=16,
+    train_images=192,
+    evaluate_images=41,
+    clip_norm=5.0,
+)
+
+
+@pytest.fixture
+def teams(digits, tmp_path):
+    """A trainer of each of two processes, and one that is alone."""
+    folder = RunFolder(tmp_path / "run")
+    folder.create({})
+    return [Trainer(CONFIG, digits, folder, "cpu", team) for team in (ALONE, Team(0, 2), Team(1, 2))]
+
+
+def test_each_image_of_a_batch_goes_to_one_process(teams):
+    for step in (0, 5):
+        shown = [t.batch(step, torch.Generator().manual_seed(step)) for t in teams]
+        whole, first, second = (x for x, _ in shown)
+        assert len(first) == len(second) == 8
+        assert torch.equal(whole[0::2], first) and torch.equal(whole[1::2], second)
+        assert torch.equal(shown[0][1][1::2], shown[2][1])
+
+
+def test_random_numbers_are_those_of_the_whole_batch():
+    cpu, teams = torch.device("cpu"), (ALONE, Team(0, 2), Team(1, 2))
+    drawn = [t.rand((8 // t.count, 3), torch.Generator().manual_seed(1), cpu) for t in teams]
+    assert torch.equal(drawn[0][0::2], drawn[1]) and torch.equal(drawn[0][1::2], drawn[2])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    assert share_batch_size(16, Team(0, 4)) == 4
+    with pytest.raises(ConfigError, match="batch_size is 16; 3 processes cannot share it evenly"):
+        share_batch_size(16, Team(0, 3))
+
+
+def together(words: list[str]) -> list[str]:
+    """Run `python -m cce` in two processes as a launcher would; what each printed to standard error."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cce", *words],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=600)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [p.returncode for p in started] == [0, 0], said
+    return said
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, monkeypatch):
+    """With PyTorch's convolutions: the smaller their rounding, the fewer signs of PGD's gradients turn on it."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(to_json(CONFIG)))
+    words = ["train", "--config", str(path), "--quiet", "--device", "cpu", "--run"]
+    monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
+    with kernels.turned_off():
+        assert main([*words, str(tmp_path / "one")]) == 0
+    together([*words, str(tmp_path / "two")])
+    one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))
+    assert two.status()["state"] == "finished"
+    a, b = one.metrics(), two.metrics()
+    assert [r["step"] for r in a] == [r["step"] for r in b]
+    for first, second in zip(a, b, strict=True):
+        if first["kind"] == "training":
+            for name in ("loss", "natural", "direct", "promoting", "demoting", "entropy_clean"):
+                assert second[name] == pytest.approx(first[name], rel=2e-3, abs=2e-3), name
+        else:
+            assert second["images"] == 41
+            assert second["natural_accuracy"] == pytest.approx(first["natural_accuracy"], abs=0.05)
+            assert second["robust_accuracy"] == pytest.approx(first["robust_accuracy"], abs=0.1)
+    mine, theirs = (f.load_state()[0] for f in (one, two))
+    for name in mine:
+        if name.startswith("model/"):
+            torch.testing.assert_close(theirs[name].float(), mine[name].float(), atol=5e-3, rtol=5e-2)
+    assert (two.checkpoint / "model.safetensors").exists()
