@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from cce.checkpoints.folder import machine_name, version_of_cce
-from cce.training.run_folder import write_atomically
+from cce.machine.files import write_atomically
 
 Row = Mapping[str, Any]
 

@@ -33,9 +33,6 @@ KNOWN: set[tuple[str, str]] = {
     ("cce.models", "kernels"),
     ("cce.checkpoints.folder", "evaluation"),
     ("cce.checkpoints.folder", "reporting"),
-    ("cce.checkpoints.folder", "training"),
-    ("cce.checkpoints.measurements", "training"),
-    ("cce.evaluation.engine", "training"),
     ("cce.evaluation.presets", "training"),
     ("cce.paper.cells", "reporting"),
 }

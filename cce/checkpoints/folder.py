@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
 from cce.evaluation.detection import Detector
+from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
-from cce.training.run_folder import write_atomically, written_beside
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")

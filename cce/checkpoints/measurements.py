@@ -7,7 +7,7 @@ from typing import Any
 
 from cce.checkpoints.folder import Checkpoint
 from cce.config import check
-from cce.training.run_folder import write_atomically
+from cce.machine.files import write_atomically
 
 MEASUREMENTS = "measurements"
 """Folder of a checkpoint with what `detect --write` and `transfer --write` measured."""

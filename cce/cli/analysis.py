@@ -24,10 +24,10 @@ from cce.config import check
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.evaluation.detection import SCORES, DetectionReport
+from cce.machine.files import write_atomically
 from cce.models import resolve_device
 from cce.reporting import figures, report
 from cce.reporting.cards import percent
-from cce.training.run_folder import write_atomically
 
 _OUT = "write the figure here, as .html (interactive, opens without network) or .png"
 

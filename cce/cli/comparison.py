@@ -17,10 +17,10 @@ from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, partial_results
 from cce.config import check
 from cce.evaluation import presets
+from cce.machine.files import write_atomically
 from cce.models import fast_dtype, resolve_device
 from cce.paper.equal_terms import Family, families, groups, keep, measured_together
 from cce.reporting.cards import model_card, percent
-from cce.training.run_folder import write_atomically
 
 
 def add(commands: Commands) -> None:

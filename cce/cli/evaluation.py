@@ -22,10 +22,10 @@ from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, pr
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import ATTACKS, AttackConfig, ConfigError, check
 from cce.evaluation import presets
+from cce.machine.files import write_atomically
 from cce.machine.processes import join_processes
 from cce.models import fast_dtype, resolve_device
 from cce.reporting.cards import measured_rows, model_card, percent, sanity_lines, worst_case_lines
-from cce.training.run_folder import write_atomically
 
 ATTACK_FORM = "NAME[:STEPS[:EPSILON[:STEP_SIZE]]][:FIELD=VALUE]"
 

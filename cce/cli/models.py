@@ -14,8 +14,8 @@ from cce.checkpoints.folder import Checkpoint
 from cce.cli import Commands, add_data, add_json, find_checkpoint
 from cce.data import datasets as data
 from cce.evaluation import presets
+from cce.machine.files import write_atomically
 from cce.reporting.cards import percent, released_table, with_table
-from cce.training.run_folder import write_atomically
 
 
 def add(commands: Commands) -> None:

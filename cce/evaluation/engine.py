@@ -25,9 +25,9 @@ from cce.config import check
 from cce.evaluation.fooling import Attacked
 from cce.evaluation.outcomes import Outcome, outcome
 from cce.machine import shards
+from cce.machine.files import written_beside
 from cce.machine.processes import Processes
 from cce.models import Ensemble, evaluating
-from cce.training.run_folder import written_beside
 
 Report = Callable[[str, float], None]
 VERSION = 1  # of what a partial result means; raise it when one made before must not be taken up

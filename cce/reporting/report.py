@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cce.config import check
+from cce.machine.files import write_atomically
 from cce.paper.cells import AT_RELEASE, MEASURED, ItemResult, Result
 from cce.paper.equal_terms import Family
 from cce.paper.orders import Order
 from cce.reporting import drawing
 from cce.reporting.cards import percent
 from cce.reporting.figures import KIND_TITLES, Figure
-from cce.training.run_folder import write_atomically
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22252a; background: #fff; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cce.config import TrainConfig, from_json
+from cce.machine.files import write_atomically
 from cce.runs.background import alive
-from cce.training.run_folder import RunError, RunFolder, write_atomically
+from cce.training.run_folder import RunError, RunFolder
 
 LIVE = ("running", "stopping")
 

@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
+from cce.machine.files import write_atomically
 from cce.training import run_folder as runs
-from cce.training.run_folder import RunError, RunFolder, process_start, write_atomically
+from cce.training.run_folder import RunError, RunFolder, process_start
 
 
 @pytest.fixture
