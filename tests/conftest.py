@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.config import CCE_DM, ModelConfig
+from cce.config import CCE_DM, Detector, ModelConfig
 from cce.data import datasets as data
 from cce.data.datasets import Dataset
 from cce.data.pictures import to_png
-from cce.evaluation.detection import Detector
 from cce.models import Ensemble
 from cce.training.run_folder import RunFolder
 from cce.training.trainer import Trainer

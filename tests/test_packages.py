@@ -31,7 +31,6 @@ OUTSIDE = dict.fromkeys(("native", "winograd", "direct", "batch_norm", "residual
 # Imports against the order, as (module, package), that are known and have to go. Remove a line when it is mended.
 KNOWN: set[tuple[str, str]] = {
     ("cce.models", "kernels"),
-    ("cce.checkpoints.folder", "evaluation"),
     ("cce.checkpoints.folder", "reporting"),
     ("cce.evaluation.presets", "training"),
     ("cce.paper.cells", "reporting"),

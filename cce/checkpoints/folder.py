@@ -21,8 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cce.checkpoints.compact import SCALE, pack, unpack
-from cce.config import ConfigError, Defense, ModelConfig, TrainConfig, from_json, to_json
-from cce.evaluation.detection import Detector
+from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, from_json, to_json
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 

@@ -20,10 +20,10 @@ from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, pr
 from cce.cli.datasets import add_data_dir, check_classes, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
-from cce.config import check
+from cce.config import SCORES, check
 from cce.data import datasets as data
 from cce.evaluation import presets
-from cce.evaluation.detection import SCORES, DetectionReport
+from cce.evaluation.detection import DetectionReport
 from cce.machine.files import write_atomically
 from cce.models import resolve_device
 from cce.reporting import figures, report

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cce.config import AttackConfig, check
+from cce.config import AttackConfig, Detector, check
 from cce.evaluation.columns import attack_column, aware_attacks, benign_columns
-from cce.evaluation.detection import DetectionReport, Detector, Sample, auc, calibrate
+from cce.evaluation.detection import DetectionReport, Sample, auc, calibrate
 from cce.evaluation.engine import Column, Found, Report, Store, digest, walk
 from cce.evaluation.outcomes import Outcome, outcome
 from cce.evaluation.sanity import Sanity, sanity_columns, sanity_figures

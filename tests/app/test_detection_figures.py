@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.figures import detection as drawn
-from cce.evaluation.detection import DetectionReport, Detector, Sample
+from cce.config import Detector
+from cce.evaluation.detection import DetectionReport, Sample
 from cce.reporting import figures
 
 

@@ -20,12 +20,11 @@ from app.services.models import MOST_HUB_BYTES, Registry, card, one_line
 from cce.checkpoints import hub
 from cce.checkpoints.folder import CheckpointError
 from cce.checkpoints.hub import HubError
-from cce.config import AttackConfig, ConfigError
+from cce.config import AttackConfig, ConfigError, Detector
 from cce.data import datasets as data
 from cce.data.datasets import DataError
 from cce.data.pictures import PictureError, to_png
 from cce.evaluation import one_picture as examples
-from cce.evaluation.detection import Detector
 
 SHAPE = (1, 8, 8)
 

@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from cce.checkpoints.compact import halve, kept_as, quarter
 from cce.checkpoints.folder import FILES, Checkpoint, CheckpointError, load, released, save, training_record
-from cce.config import CCE_DM, CCE_RM, NAT, ConfigError, Phase, TrainConfig, to_json
-from cce.evaluation.detection import Detector
+from cce.config import CCE_DM, CCE_RM, NAT, ConfigError, Detector, Phase, TrainConfig, to_json
 from cce.training import run_folder as runs
 
 DIGITS = tuple("0123456789")

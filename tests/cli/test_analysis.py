@@ -9,8 +9,8 @@ from cce.__main__ import build_parser, main
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import MEASUREMENTS
-from cce.config import CCE_DM
-from cce.evaluation.detection import SCORES, report_from_json
+from cce.config import CCE_DM, SCORES
+from cce.evaluation.detection import report_from_json
 from cce.paper.bench import Bench
 
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from cce.__main__ import main
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.config import CCE_DM, AttackConfig, ConfigError
-from cce.evaluation.detection import Detector
+from cce.config import CCE_DM, AttackConfig, ConfigError, Detector
 from cce.evaluation.evaluate import measure
 
 

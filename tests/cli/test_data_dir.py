@@ -12,10 +12,9 @@ from cce.__main__ import main
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint, training_record
 from cce.cli.datasets import load_dataset
-from cce.config import CCE_DM
+from cce.config import CCE_DM, Detector
 from cce.data import class_folders
 from cce.data.datasets import DataError
-from cce.evaluation.detection import Detector
 from cce.evaluation.presets import preset
 
 

@@ -10,8 +10,8 @@ from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import read_measurement
 from cce.cli.evaluation import parse_attack, parse_attacks
-from cce.config import CCE_DM, AttackConfig, ConfigError
-from cce.evaluation.detection import SCORES, Detector, report_from_json
+from cce.config import CCE_DM, SCORES, AttackConfig, ConfigError, Detector
+from cce.evaluation.detection import report_from_json
 
 
 @pytest.fixture(autouse=True)

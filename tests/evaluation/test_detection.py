@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import auc as area
 from sklearn.metrics import roc_curve
 
-from cce.config import ConfigError
-from cce.evaluation.detection import Detector, auc, calibrate
+from cce.config import ConfigError, Detector
+from cce.evaluation.detection import auc, calibrate
 
 
 def test_calibrate_by_hand():

@@ -14,9 +14,8 @@ import torch
 from cce.attacks.gradient import attack
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.config import CCE_RM, AttackConfig, ConfigError
+from cce.config import CCE_RM, AttackConfig, ConfigError, Detector
 from cce.evaluation.columns import attack_column, benign_columns
-from cce.evaluation.detection import Detector
 from cce.evaluation.engine import Store, digest, walk
 from cce.evaluation.evaluate import evaluate, measure, metrics
 from cce.evaluation.outcomes import outcome

@@ -7,8 +7,7 @@ from torch import nn
 
 from cce.attacks.corruptions import corruption_kinds, corruptions
 from cce.checkpoints.folder import Checkpoint
-from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError, ModelConfig, to_json
-from cce.evaluation.detection import Detector
+from cce.config import ATTACKS, CCE_RM, AttackConfig, ConfigError, Detector, ModelConfig, to_json
 from cce.evaluation.evaluate import Outcome, detection_report, evaluate, measure, metrics, outcome, worst_case
 from cce.models import Ensemble
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from cce.checkpoints.folder import Checkpoint
-from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError, default_attack
-from cce.evaluation.detection import Detector
+from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError, Detector, default_attack
 from cce.evaluation.evaluate import outcome
 from cce.evaluation.one_picture import attack_in_steps, attack_picture, classify, classify_all, subset_name, subset_of
 

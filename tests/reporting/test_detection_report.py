@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from cce.checkpoints.folder import Checkpoint
-from cce.config import ATTACKS, CCE_DM, AttackConfig, ConfigError, ModelConfig
-from cce.evaluation.detection import SCORES, DetectionReport, Detector, Sample, report_from_json, roc
+from cce.config import ATTACKS, CCE_DM, SCORES, AttackConfig, ConfigError, Detector, ModelConfig
+from cce.evaluation.detection import DetectionReport, Sample, report_from_json, roc
 from cce.evaluation.evaluate import detect, outcome, sample
 from cce.models import Ensemble
 from cce.reporting import drawing, figures, report

@@ -14,8 +14,8 @@ from cce.__main__ import main
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import add_black_box, read_measurement, write_measurement
-from cce.config import CCE_DM, CCE_RM, NAT, AttackConfig, ConfigError, ModelConfig
-from cce.evaluation.detection import SCORES, DetectionReport, Sample
+from cce.config import CCE_DM, CCE_RM, NAT, SCORES, AttackConfig, ConfigError, ModelConfig
+from cce.evaluation.detection import DetectionReport, Sample
 from cce.evaluation.transferability import BlackBox, Transferability
 from cce.models import Ensemble
 from cce.paper import printed as paper
