@@ -31,24 +31,12 @@ OUTSIDE = dict.fromkeys(("native", "winograd", "direct", "batch_norm", "residual
 # Imports against the order, as (module, package), that are known and have to go. Remove a line when it is mended.
 KNOWN: set[tuple[str, str]] = {
     ("cce.models", "kernels"),
-    ("cce.checkpoints.folder", "reporting"),
-    ("cce.evaluation.presets", "training"),
-    ("cce.paper.cells", "reporting"),
 }
 
 # Modules that import each other, known and to be mended.
 KNOWN_CIRCLES: set[frozenset[str]] = {
     frozenset(
         f"cce.{name}" for name in ("models", "native", "winograd", "direct", "batch_norm", "residual", "residual_block")
-    ),
-    frozenset(
-        f"cce.{name}"
-        for name in (
-            *("checkpoints.folder", "checkpoints.hub", "checkpoints.measurements"),
-            *("evaluation.evaluate", "evaluation.transferability"),
-            *("paper.bench", "paper.cells", "paper.equal_terms", "paper.orders", "paper.printed"),
-            *("reporting.cards", "reporting.figures"),
-        )
     ),
 }
 
