@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.config import CCE_DM, Detector, ModelConfig
 from cce.data import datasets as data
 from cce.data.datasets import Dataset
 from cce.data.pictures import to_png
 from cce.models import Ensemble
+from cce.reporting.cards import save_with_card
 from cce.training.run_folder import RunFolder
 from cce.training.trainer import Trainer
 from tiny_ensembles import trained_briefly
@@ -165,7 +165,7 @@ def tiny_checkpoints(_three_members: Ensemble, tmp_path_factory: pytest.TempPath
     for name, members, detector in (("tiny-two", 2, Detector(1.0, 0.05, "numbers", 180)), ("tiny-three", 3, None)):
         model = first_members(_three_members, members)
         checkpoint = Checkpoint(name, model, "digits", tuple("0123456789"), CCE_DM, {}, detector)
-        checkpoints.save(checkpoint, folder / name)
+        save_with_card(checkpoint, folder / name)
     return folder
 
 

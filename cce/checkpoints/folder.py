@@ -1,6 +1,7 @@
 """Checkpoints: a released ensemble as a folder of `config.json`, `model.safetensors`, `metrics.json`, `README.md`.
 
 Nothing in it can run code. Everything is checked against everything else before a weight is used.
+The card, `README.md`, is text from above: `cce.reporting.cards.save_with_card` writes a checkpoint with its card.
 """
 
 from __future__ import annotations
@@ -20,17 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
+from cce.checkpoints.hub import FILES, CheckpointError
 from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, from_json, to_json
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 
 FORMAT_VERSION = 1
-FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and the field."""
 
 
 @dataclass
@@ -71,31 +69,30 @@ class Checkpoint:
         Raises:
             CheckpointError, HubError: see `load`.
         """
-        from cce.checkpoints import hub
-
         return load(name if Path(name).is_dir() else hub.fetch(str(name), revision, token), device)
 
-    def save_pretrained(self, folder: Path | str) -> Path:
+    def save_pretrained(self, folder: Path | str, card: str | None = None) -> Path:
         """Write the folder; see `save`."""
-        return save(self, folder)
+        return save(self, folder, card)
 
-    def push_to_hub(self, repository: str, token: str | None = None, private: bool = True) -> str:
+    def push_to_hub(
+        self, repository: str, token: str | None = None, private: bool = True, card: str | None = None
+    ) -> str:
         """Push the ensemble with its card to the Hub; returns its address.
 
         Args:
             repository: `owner/name`; made where it is not there.
             token: with the right to write; None: the one that this machine is logged in with.
             private: whether a repository that is made is private.
+            card: text of `README.md`; None: the one in the checkpoint's folder, where there is one.
 
         Raises:
             HubError: no token, no right, or no connection.
         """
         from huggingface_hub import get_token
 
-        from cce.checkpoints import hub
-
         with tempfile.TemporaryDirectory() as place:
-            made = save(replace(self, folder=None), Path(place) / "checkpoint")
+            made = save(replace(self), Path(place) / "checkpoint", card)
             if self.folder and (self.folder / "measurements").is_dir():
                 shutil.copytree(self.folder / "measurements", made / "measurements")
             return hub.push(made, repository, token or get_token() or "", private=private)
@@ -153,15 +150,19 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
+def save(checkpoint: Checkpoint, folder: Path | str, card: str | None = None) -> Path:
     """Write the folder; the weights first, the config last, each whole or not at all.
 
     Weights that int8 or float16 holds exactly are written so, in a quarter or half of the bytes
     (`cce.checkpoints.compact`).
-    """
-    from cce.reporting.cards import model_card
 
+    Args:
+        checkpoint: what is written; its `folder` is set.
+        folder: made where it is not there.
+        card: text of `README.md`; None: the one in the checkpoint's folder before, where there is one.
+    """
     folder = Path(folder)
+    card = _card_of(checkpoint) if card is None else card
     folder.mkdir(parents=True, exist_ok=True)
     weights = pack({k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()})
     weights = {k: v.contiguous() for k, v in weights.items()}
@@ -169,10 +170,17 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> Path:
         save_file(weights, beside, metadata={"format": "pt"})
         beside.chmod(0o644)  # safetensors writes for the owner alone
     write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
-    write_atomically(folder / "README.md", model_card(checkpoint))
+    if card:
+        write_atomically(folder / "README.md", card)
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
     checkpoint.folder = folder
     return folder
+
+
+def _card_of(checkpoint: Checkpoint) -> str:
+    """The card in a checkpoint's own folder; empty where there is none."""
+    path = checkpoint.folder / "README.md" if checkpoint.folder else None
+    return path.read_text(encoding="utf-8") if path and path.is_file() else ""
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
@@ -187,8 +195,6 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
             member or class count that disagrees with the weights: before any weight is used.
         HubError: the ensemble cannot be had from the Hub.
     """
-    from cce.checkpoints import hub
-
     if hub.is_repository(folder) and not Path(folder).exists():
         return load(hub.fetch(str(folder)), device)
     folder = Path(folder)

@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cce.checkpoints.folder import FILES, CheckpointError, load
+FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
+"""What a checkpoint's folder holds."""
 
 SECONDS = 5.0
 """How long the Hub may take to answer at all; its client alone would try for 23 s where there is no network."""
@@ -31,6 +32,10 @@ NOBODY = "nobody"
 _SENT = (*FILES, "measurements/*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file and the field."""
 
 
 class HubError(CheckpointError):
@@ -174,13 +179,20 @@ def fetch(
 
 
 def pull(
-    repository: str, folder: Path, revision: str | None = None, token: str | None = None, *, api: Any = None
+    repository: str,
+    folder: Path,
+    check: Callable[[Path], object],
+    revision: str | None = None,
+    token: str | None = None,
+    *,
+    api: Any = None,
 ) -> Path:
     """Fetch an ensemble from the Hub into a folder of its own, which is there whole or not at all.
 
     Args:
         repository: `owner/name`.
         folder: made; must not be there yet.
+        check: raises where what was fetched is not whole; `cce.checkpoints.folder.load`.
         revision: branch, tag or commit; None is `main`.
         token: for a private one; None: the one that this machine is logged in with.
         api: in place of `huggingface_hub.HfApi`.
@@ -192,7 +204,7 @@ def pull(
     if folder.exists():
         raise HubError(f"{folder} is already there; name another folder, or move it away")
     found = fetch(repository, revision, token, api=api)
-    load(found)
+    check(found)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,9 @@ from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, partial_results
 from cce.config import check
 from cce.evaluation import presets
-from cce.machine.files import write_atomically
 from cce.models import fast_dtype, resolve_device
 from cce.paper.equal_terms import Family, families, groups, keep, measured_together
-from cce.reporting.cards import model_card, percent
+from cce.reporting.cards import percent, write_card
 
 
 def add(commands: Commands) -> None:
@@ -101,8 +100,7 @@ def _keep(family: Family, made: Sequence[Checkpoint], options: argparse.Namespac
     said += ["--attack", options.attack] if options.attack else []
     keep(family, its, {"command": shlex.join(said), "device": checkpoints.machine_name(device)})
     for c in its:
-        assert c.folder is not None
-        write_atomically(c.folder / "README.md", model_card(c))
+        write_card(c)
 
 
 def _print(family: Family) -> None:

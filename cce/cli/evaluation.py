@@ -25,7 +25,7 @@ from cce.evaluation import presets
 from cce.machine.files import write_atomically
 from cce.machine.processes import join_processes
 from cce.models import fast_dtype, resolve_device
-from cce.reporting.cards import measured_rows, model_card, percent, sanity_lines, worst_case_lines
+from cce.reporting.cards import measured_rows, percent, sanity_lines, worst_case_lines, write_card
 
 ATTACK_FORM = "NAME[:STEPS[:EPSILON[:STEP_SIZE]]][:FIELD=VALUE]"
 
@@ -302,7 +302,7 @@ def _write(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
     checkpoint.metrics = record
     assert checkpoint.folder is not None
     write_atomically(checkpoint.folder / "metrics.json", json.dumps(record, indent=1) + "\n")
-    write_atomically(checkpoint.folder / "README.md", model_card(checkpoint))
+    write_card(checkpoint)
 
 
 def print_figures(record: dict[str, Any]) -> None:

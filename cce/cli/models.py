@@ -100,7 +100,9 @@ def push(options: argparse.Namespace) -> int:
 def pull(options: argparse.Namespace) -> int:
     """`python -m cce pull`."""
     repository = hub.check_repository(options.repository)
-    folder = hub.pull(repository, options.folder or Path(repository.partition("/")[2]), options.revision)
+    folder = hub.pull(
+        repository, options.folder or Path(repository.partition("/")[2]), checkpoints.load, options.revision
+    )
     found = presets.summary(checkpoints.load(folder))
     print(json.dumps({**found, "folder": str(folder)}) if options.json else folder)
     return 0

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from cce.checkpoints import folder as checkpoints
 from cce.cli import Commands, add_device_and_data
 from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
 from cce.data import class_folders
 from cce.data.datasets import Dataset
 from cce.evaluation import presets
 from cce.models import resolve_device
+from cce.reporting.cards import save_with_card
 from cce.runs.queue import Snapshot
 from cce.training.monitoring import criterion
 from cce.training.parallel import Team, join
@@ -125,11 +125,11 @@ def train_in(
         print(f"stopped at step {trainer.step} of {trainer.total_steps}; the same command resumes it")
         return 0
     try:
-        print(checkpoints.save(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
+        print(save_with_card(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
         best = trainer.best_model()
         if best is not None:
             made = Snapshot(best, config, trainer.best_step, trainer.seconds, device, trainer.machines)
-            where = checkpoints.save(
+            where = save_with_card(
                 presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
             )
             print(f"{where}: step {trainer.best_step}, the best {criterion(config.defense)}")

@@ -6,7 +6,9 @@ import difflib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import torch
 
 from cce.checkpoints.compact import halve, quarter
 from cce.checkpoints.folder import Checkpoint, training_record
@@ -15,9 +17,19 @@ from cce.config.recipes import RECIPES
 from cce.data.datasets import Dataset
 from cce.evaluation.detection import calibrate
 from cce.evaluation.outcomes import outcome
+from cce.models import Ensemble
 
-if TYPE_CHECKING:
-    from cce.training.trainer import Trainer
+
+class Trained(Protocol):
+    """What `export` needs of a trainer, or of a run's saved state."""
+
+    model: Ensemble
+    config: TrainConfig
+    step: int
+    seconds: float
+    device: torch.device
+    machines: tuple[str, ...]
+
 
 PRESETS = RECIPES
 """The presets by name; see `cce.config.recipes`."""
@@ -81,7 +93,7 @@ def figure_attacks(
 
 
 def export(
-    trainer: Trainer, dataset: Dataset, name: str, false_positive_rate: float = 0.05, weights: str = "float32"
+    trainer: Trained, dataset: Dataset, name: str, false_positive_rate: float = 0.05, weights: str = "float32"
 ) -> Checkpoint:
     """A trained ensemble as a checkpoint, its detector calibrated on the calibration images.
 

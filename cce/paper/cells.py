@@ -20,7 +20,6 @@ from cce.models import Ensemble
 from cce.paper import printed as paper
 from cce.paper.bench import Bench
 from cce.paper.printed import Cell
-from cce.reporting.figures import Figure
 
 MEASURED = "measured"
 AT_RELEASE = "measured at release"
@@ -80,7 +79,7 @@ class ItemResult:
     note: str
     cells: list[Result]
     detection: list[dict[str, Any]] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
+    figures: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without the figures."""

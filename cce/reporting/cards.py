@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from cce.checkpoints.compact import kept_as
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, save
 from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
+from cce.machine.files import write_atomically
+from cce.paper.equal_terms import family_of
 
 
 def percent(value: float | None) -> str:
@@ -24,6 +27,17 @@ def model_card(checkpoint: Checkpoint) -> str:
     parts = [_front_matter(checkpoint), _summary(checkpoint), _making(checkpoint), _measured(checkpoint)]
     parts += [_sanity(checkpoint), _equal_terms(checkpoint), _limits(checkpoint)]
     return "\n".join(p for p in parts if p)
+
+
+def save_with_card(checkpoint: Checkpoint, folder: Path | str) -> Path:
+    """Write a checkpoint's folder with its model card; see `cce.checkpoints.folder.save`."""
+    return save(checkpoint, folder, model_card(checkpoint))
+
+
+def write_card(checkpoint: Checkpoint) -> None:
+    """Write the card anew into the checkpoint's folder, after its figures have changed."""
+    assert checkpoint.folder is not None
+    write_atomically(checkpoint.folder / "README.md", model_card(checkpoint))
 
 
 def _front_matter(c: Checkpoint) -> str:
@@ -214,8 +228,6 @@ def _sanity(c: Checkpoint) -> str:
 
 
 def _equal_terms(c: Checkpoint) -> str:
-    from cce.paper.equal_terms import family_of
-
     family = family_of(c)
     if family is None:
         return ""

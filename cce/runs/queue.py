@@ -27,6 +27,7 @@ from cce.config import TrainConfig, to_json
 from cce.data import class_folders
 from cce.evaluation.presets import export
 from cce.models import Ensemble
+from cce.reporting.cards import save_with_card
 from cce.runs.background import cores, reap, repeat, send, spawn
 from cce.runs.job import LIVE, Job, JobError, latest_folder, read_job, write_record
 from cce.training.run_folder import RunError, RunFolder, process_start
@@ -162,7 +163,7 @@ class Jobs:
                 if (made / "config.json").exists():
                     checkpoint = checkpoints.load(made)
                     checkpoint.id = named
-                    checkpoints.save(checkpoint, made)
+                    save_with_card(checkpoint, made)
         return self.get(new)
 
     def delete(self, name: str) -> None:
@@ -191,8 +192,8 @@ class Jobs:
         model = Ensemble(config.model)
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
         snapshot = Snapshot(model, config, step, float(tensors["seconds"]), machines=job.folder.machines())
-        checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)  # type: ignore[arg-type]
-        checkpoints.save(checkpoint, latest_folder(job.folder))
+        checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)
+        save_with_card(checkpoint, latest_folder(job.folder))
         return checkpoint
 
     def free_name(self, wanted: str) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from cce.checkpoints.compact import halve, kept_as, quarter
 from cce.checkpoints.folder import FILES, Checkpoint, CheckpointError, load, released, save, training_record
 from cce.config import CCE_DM, CCE_RM, NAT, ConfigError, Detector, Phase, TrainConfig, to_json
+from cce.reporting.cards import save_with_card
 from cce.training import run_folder as runs
 
 DIGITS = tuple("0123456789")
@@ -34,7 +35,7 @@ def made(trained) -> Checkpoint:
 
 @pytest.fixture
 def folder(made, tmp_path):
-    return save(made, tmp_path / "tiny")
+    return save_with_card(made, tmp_path / "tiny")
 
 
 def test_round_trip_gives_the_same_outputs_and_words(made, folder, digits):
@@ -234,7 +235,7 @@ def test_weights_of_half_precision_are_read_as_float32(made, folder, digits):
 def test_a_rounded_ensemble_takes_few_bytes_and_is_read_as_it_was(rounded, size, words, apart, made, folder, tmp_path):
     model = copy.deepcopy(made.model)
     rounded(model)
-    small = save(replace(made, model=model), tmp_path / "small")
+    small = save_with_card(replace(made, model=model), tmp_path / "small")
     sizes = [(f / "model.safetensors").stat().st_size for f in (folder, small)]
     assert sizes[1] < size * sizes[0]  # names and counts take as much as before
     loaded = load(small)

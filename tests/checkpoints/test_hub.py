@@ -132,7 +132,7 @@ def test_ids_that_cannot_be_are_refused_before_anything_is_asked(name):
 def test_a_pull_that_fails_says_why_and_leaves_nothing(there: CachingHub, tmp_path: Path, change, words):
     change(there)
     with pytest.raises(CheckpointError, match=words) as told:
-        hub.pull(ID, tmp_path / "pulled")
+        hub.pull(ID, tmp_path / "pulled", checkpoints.load)
     assert TOKEN not in str(told.value)
     assert not list(tmp_path.glob("*pulled*"))
 

@@ -3,7 +3,6 @@ import contextlib
 import pytest
 import torch
 import torch.nn.functional as F
-from cce.training_step import train_step
 
 from cce import kernels
 from cce.config import CCE_BASE, CCE_RM, ModelConfig, Phase, TrainingAttack
@@ -11,6 +10,7 @@ from cce.fast import SearchCopy, use_kernels
 from cce.kernels import residual_block, winograd
 from cce.kernels.network import Network
 from cce.models import Ensemble, FoldedConv
+from cce.training.step import train_step
 
 compiled = pytest.mark.skipif(not kernels.available(), reason="no AVX, or no C++ compiler, here")
 
