@@ -206,6 +206,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     metrics_file = folder / "metrics.json"
     metrics = _read_json(metrics_file) if metrics_file.exists() else {}
     model.to(device, memory_format=torch.channels_last).eval()
+    _check_outputs(folder / "model.safetensors", model)
     return Checkpoint(model=model, metrics=metrics, folder=folder, **checkpoint_fields)
 
 
@@ -282,6 +283,20 @@ def _build(folder: Path, config: ModelConfig) -> Ensemble:
     kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
     return model
+
+
+@torch.no_grad()
+def _check_outputs(path: Path, model: Ensemble) -> None:
+    """Refuse weights that are finite and give outputs that are not, as a negative variance does."""
+    device = next(model.parameters()).device
+    plain = torch.tensor([0.0, 0.5, 1.0], device=device).view(-1, 1, 1, 1)
+    logits = model.member_logits(plain.expand(-1, *model.config.input_shape).contiguous())
+    bad = [f"f{i + 1}" for i, one in enumerate(logits) if not bool(one.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{path}: the outputs of {', '.join(bad)} are not finite numbers, for a plain picture; the weights or the "
+            "statistics of batch norm are damaged: fetch the checkpoint again"
+        )
 
 
 def _compare_counts(path: Path, found: dict[str, tuple[int, ...]], config: ModelConfig) -> None:

@@ -6,9 +6,11 @@ Epsilon and step size are typed in 1/255 here; the library takes pixel units.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
 from cce.checkpoints.folder import Checkpoint, CheckpointError
+from cce.config import ConfigError
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -50,6 +53,19 @@ def add_data(p: argparse.ArgumentParser) -> None:
 def add_json(p: argparse.ArgumentParser) -> None:
     """`--json`."""
     p.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(value: Any) -> None:
+    """Print JSON values.
+
+    Raises:
+        ConfigError: a number that is not finite, which JSON has no word for.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ConfigError("a figure is not a finite number (NaN or infinite), so nothing was printed") from None
+    print(text)
 
 
 def find_checkpoint(name: str, device: torch.device) -> Checkpoint:

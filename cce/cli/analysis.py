@@ -16,7 +16,7 @@ from torch import Tensor
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import add_black_box, write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, check_classes, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
@@ -133,7 +133,7 @@ def detect(options: argparse.Namespace) -> int:
         figure = drawn[options.figure](found, options.score)
         report.write(figure, options.out, f"Detection, {checkpoint.id}", report.detection_table(rows))
     if options.json:
-        print(json.dumps({**record, "scores": {s: found.rows(s) for s in SCORES}, "roc": _roc_points(found)}))
+        print_json({**record, "scores": {s: found.rows(s) for s in SCORES}, "roc": _roc_points(found)})
         return 0
     for row in rows:
         keys = ("accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged")
@@ -195,7 +195,7 @@ def transfer(options: argparse.Namespace) -> int:
     if options.out:
         report.write(figure, options.out, f"Transferability, {', '.join(c.id for c in made)}")
     if options.json:
-        print(json.dumps(record))
+        print_json(record)
         return 0
     print(f"{config.describe()}, n = {len(x)}; robust accuracy, rows: who is attacked, columns: who sees it")
     wide = max(8, *(len(n) for n in names)) + 2
@@ -233,7 +233,7 @@ def surface(options: argparse.Namespace) -> int:
         )
         report.write(figures.surface(found, checkpoint.classes, title), options.out, f"Loss surface, {checkpoint.id}")
     if options.json:
-        print(json.dumps(found.to_json()))
+        print_json(found.to_json())
         return 0
     for name, loss, labels in zip(found.views, found.loss, found.labels, strict=True):
         right = (labels == label).float().mean().item()
@@ -268,7 +268,7 @@ def reproduce(options: argparse.Namespace) -> int:
     beside = options.out.with_suffix(".json")
     write_atomically(beside, json.dumps(record, indent=1, allow_nan=False) + "\n")
     if options.json:
-        print(json.dumps(record))
+        print_json(record)
         return 0
     for item in result["items"] + result["others"]:
         for c in item.cells:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, partial_results
 from cce.config import check
@@ -54,7 +53,7 @@ def compare(options: argparse.Namespace) -> int:
         for family in found:
             _keep(family, made, options, device)
     if options.json:
-        print(json.dumps([asdict(f) for f in found]))
+        print_json([asdict(f) for f in found])
         return 0
     for family in found:
         _print(family)

@@ -18,7 +18,7 @@ import torch
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import ATTACKS, AttackConfig, ConfigError, check
 from cce.evaluation import presets
@@ -230,7 +230,7 @@ def evaluate(options: argparse.Namespace) -> int:
         write_measurement(checkpoint, "detection", {"checkpoint": checkpoint.id, **about, "report": found})
     store.clear()
     if options.json:
-        print(json.dumps(record))
+        print_json(record)
     else:
         print_figures(record)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_data, add_json, find_checkpoint
+from cce.cli import Commands, add_data, add_json, find_checkpoint, print_json
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.machine.files import write_atomically
@@ -51,7 +50,7 @@ def models(options: argparse.Namespace) -> int:
         write_atomically(options.readme, with_table(text, released_table(found)))
     rows = [presets.summary(c) for c in found]
     if options.json:
-        print(json.dumps(rows))
+        print_json(rows)
         return 0
     for c, r in zip(found, rows, strict=True):
         figures = f"natural {percent(r['natural_accuracy'])}, robust {percent(r['robust_accuracy'])}"
@@ -93,7 +92,10 @@ def push(options: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(options.checkpoint, torch.device("cpu"))  # whole, or it is not sent
     assert checkpoint.folder is not None
     address = hub.push(checkpoint.folder, options.repository, get_token() or "", private=not options.public)
-    print(json.dumps({"id": checkpoint.id, "address": address}) if options.json else address)
+    if options.json:
+        print_json({"id": checkpoint.id, "address": address})
+    else:
+        print(address)
     return 0
 
 
@@ -104,5 +106,8 @@ def pull(options: argparse.Namespace) -> int:
         repository, options.folder or Path(repository.partition("/")[2]), checkpoints.load, options.revision
     )
     found = presets.summary(checkpoints.load(folder))
-    print(json.dumps({**found, "folder": str(folder)}) if options.json else folder)
+    if options.json:
+        print_json({**found, "folder": str(folder)})
+    else:
+        print(folder)
     return 0

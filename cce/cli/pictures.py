@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint
+from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import AttackConfig, check, default_attack
 from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES
@@ -91,7 +90,7 @@ def attack(options: argparse.Namespace) -> int:
     if options.out:
         options.out.write_bytes(to_png(x_adv))
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
         return 0
     print(config.describe())
     for name in ("benign", "adversarial"):

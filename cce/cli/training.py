@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from cce.cli import Commands, add_device_and_data
+from cce.cli import Commands, add_device_and_data, print_json
 from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
 from cce.data import class_folders
 from cce.data.datasets import Dataset
@@ -76,7 +76,7 @@ def train(options: argparse.Namespace) -> int:
     if options.estimate:
         from cce.training.probe import estimate
 
-        print(json.dumps(estimate(config, device)))
+        print_json(estimate(config, device))
         return 0
     folder = RunFolder(options.folder or Path("runs") / (options.preset or options.config.stem))
     team = join(device)

@@ -165,7 +165,7 @@ def walk(
             Where it raises, the walk ends.
 
     Raises:
-        ConfigError: images outside [0, 1], labels that do not fit, an ensemble whose outputs are not numbers, or
+        ConfigError: images outside [0, 1], labels that do not fit, an output that is not finite, or
             settings that cannot be used.
     """
     check(batch_size >= 1, f"batch_size is {batch_size}; it must be at least 1")
@@ -173,10 +173,6 @@ def walk(
     check_batch(model, images, labels)
     processes, report = processes or Processes(), report or (lambda what, fraction: None)
     clean = outcome(model, images, labels, batch_size)
-    check(
-        not bool(clean.log_probability.isnan().any()),
-        "the ensemble's outputs are not numbers (NaN); its weights are damaged, fetch or train it again",
-    )
     threads = shards.threads(images.device) if processes.count == 1 else 1
     jobs = [(t, *part) for t, column in enumerate(columns) for part in shards.parts(column.count, batch_size, threads)]
     mine = [job for i, job in enumerate(jobs) if i % processes.count == processes.index]

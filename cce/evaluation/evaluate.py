@@ -90,7 +90,7 @@ def measure(
         report: called as `report(what, fraction)`.
 
     Raises:
-        ConfigError: settings that cannot be used, or an ensemble whose outputs are not numbers.
+        ConfigError: settings that cannot be used, or an output that is not finite.
     """
     check(success in SUCCESS, f"success is {success!r}; it is {' or '.join(SUCCESS)}")
     check(0 <= adaptive <= len(images), f"adaptive is {adaptive}; it is from 0 to the number of images, {len(images)}")

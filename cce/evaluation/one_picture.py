@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cce.attacks.gradient import attack, to_grid
 from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check
+from cce.evaluation.outcomes import finite
 from cce.models import entropy, evaluating, log_mean_probability
 
 Teller = Callable[[str, float], None]  # what is being done, and the fraction done of all
@@ -71,7 +72,7 @@ def classify_all(checkpoint: Checkpoint, x: Tensor, tell: Teller | None = None) 
     said = []
     for i in range(0, len(x), _AT_A_TIME):
         with torch.no_grad(), evaluating(checkpoint.model):
-            logits = checkpoint.model.member_logits(x[i : i + _AT_A_TIME])
+            logits = finite(checkpoint.model.member_logits(x[i : i + _AT_A_TIME]))
         said += _said(checkpoint, logits)
         if tell:
             tell("Looking at the steps", min(1.0, (i + _AT_A_TIME) / len(x)))

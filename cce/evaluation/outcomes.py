@@ -73,12 +73,31 @@ class Outcome:
         return {f"S{code:0{n}b}": counts[code] / max(1, len(self.labels)) for code in reversed(range(2**n))}
 
 
+def finite(logits: Tensor) -> Tensor:
+    """The members' logits `(N, B, classes)`, for a verdict.
+
+    Raises:
+        ConfigError: one is NaN or infinite; finite weights can do that, as by a negative `running_var`.
+    """
+    good = logits.isfinite().all((1, 2)).tolist()
+    bad = ", ".join(f"f{i + 1}" for i, one in enumerate(good) if not one)
+    check(
+        not bad,
+        f"the outputs of {bad} are not finite numbers (NaN or infinite), so they say nothing of a picture; the "
+        "weights or the statistics of batch norm are damaged: fetch or train this ensemble again",
+    )
+    return logits
+
+
 def outcome(
     model: Ensemble, x: Tensor, labels: Tensor, batch_size: int = 500, before: Callable[[], None] | None = None
 ) -> Outcome:
     """The float32 verdict of `model`, in evaluation mode, on `x` `(B, C, H, W)` in [0, 1].
 
     `before` is called before each part of at most `batch_size` images, by one thread at a time; it may raise to stop.
+
+    Raises:
+        ConfigError: an output that is not finite.
     """
     lock = threading.Lock()
 
@@ -88,7 +107,7 @@ def outcome(
         if before:
             with lock:
                 before()
-        logits = model.member_logits(x[slice(*part)].contiguous(memory_format=torch.channels_last))
+        logits = finite(model.member_logits(x[slice(*part)].contiguous(memory_format=torch.channels_last)))
         return log_mean_probability(logits), logits.argmax(-1), entropy(logits.log_softmax(-1))
 
     with evaluating(model):  # once for all threads

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cce.attacks.gradient import check_batch
 from cce.config import check, check_pixel_units
+from cce.evaluation.outcomes import finite
 from cce.fast import SearchCopy
 from cce.machine import shards
 from cce.models import Ensemble, evaluating, log_mean_probability
@@ -103,7 +104,7 @@ def surface(
         batch_size: pictures at a time; the result does not depend on it. Small ones stay in a CPU's cache.
 
     Raises:
-        ConfigError: bad settings, or a picture where the gradient is zero.
+        ConfigError: bad settings, a picture where the gradient is zero, or an output that is not finite.
     """
     check(x.dim() == 3, f"the picture has the shape {tuple(x.shape)}; it is (C, H, W)")
     check_batch(model, x[None], torch.tensor([label]))
@@ -137,7 +138,7 @@ def _evaluate(model: Ensemble, points: Tensor, label: int, batch_size: int) -> t
 
     @torch.no_grad()
     def seen(part: Tensor) -> tuple[Tensor, Tensor]:
-        logits = folded.member_logits(part.contiguous(memory_format=torch.channels_last))
+        logits = finite(folded.member_logits(part.contiguous(memory_format=torch.channels_last)))
         log_p = torch.cat([logits.log_softmax(-1), log_mean_probability(logits)[None]])
         return -log_p[..., label], log_p.argmax(-1)
 

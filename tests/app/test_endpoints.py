@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from app.interface import build, launch_settings
 from app.services.models import Registry
@@ -191,3 +193,15 @@ def test_an_assistant_finds_the_tools_and_attacks(url: str, digits: Dataset, reg
     _, said = examples.attack_picture(registry.get("tiny-two"), x, None, CONFIG, seed=3)
     assert f"'subset': '{said['subset']}'" in answer and f"'succeeded': {said['succeeded']}" in answer
     assert not {name for name in tools if "train" in name or "delete" in name or "start" in name}
+
+
+def test_an_ensemble_with_outputs_that_are_not_finite_gives_no_verdict(tiny_checkpoints: Path, tmp_path: Path):
+    """Weights that are finite and a variance below zero: it is left out and named, the others go on."""
+    shutil.copytree(tiny_checkpoints, tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints" / "tiny-two" / "model.safetensors"
+    weights = load_file(path)
+    weights["members.1.stem.norm.running_var"][0] = -1
+    save_file(weights, path)
+    registry = Registry([path.parents[1]], "cpu")
+    assert [row["id"] for row in registry.summaries()] == ["tiny-three"]
+    assert "the outputs of f2 are not finite" in str(registry.broken())

@@ -14,6 +14,9 @@ from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.config import CCE_DM, AttackConfig, ConfigError, Detector
 from cce.evaluation.evaluate import measure
+from cce.evaluation.one_picture import classify
+from cce.evaluation.outcomes import outcome
+from cce.evaluation.transferability import transferability
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +39,29 @@ def test_nan_weights_end_the_command_in_words(command, folder, capsys):
     error = capsys.readouterr().err
     assert "members.1.head.weight holds values that are not finite; fetch the checkpoint again" in error
     assert error.startswith(f"cce {command[0]}: ") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attack", "test:0"],
+        ["attack", "test:0", "--json"],
+        ["evaluate", "--n", "2", "--adaptive", "0", "--json"],
+        ["detect", "--n", "4", "--json"],
+        ["transfer", "--n", "4", "--json"],
+        ["surface", "test:0", "--resolution", "3", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_finite_weights_with_outputs_that_are_not_end_the_command_in_words(command, folder, capsys):
+    """A negative variance is enough: it is finite, and its root is not."""
+    weights = load_file(folder / "model.safetensors")
+    weights["members.1.stem.norm.running_var"][0] = -1
+    save_file(weights, folder / "model.safetensors")
+    assert main([command[0], str(folder), *command[1:]]) == 1
+    shown = capsys.readouterr()
+    assert "not finite" in shown.err and "Traceback" not in shown.err
+    assert not shown.out
 
 
 @pytest.mark.parametrize(
@@ -114,9 +140,24 @@ def test_the_engine_refuses_what_no_figure_should_be_made_from(spoil, words, att
         measure(made, x, labels, attacks)
 
 
+def test_no_verdict_is_given_of_outputs_that_are_not_finite(trained, digits):
+    """The guard behind the door: an ensemble that came another way."""
+    made = Checkpoint("t", trained(2), "digits", digits.classes, CCE_DM, {}, Detector(1.0, 0.05, "numbers", 9))
+    made.model.members[1].stem.norm.running_var[0] = -1
+    pixels = digits.test.pixels()
+    for verdict in (
+        lambda: classify(made, pixels[0]),
+        lambda: measure(made, pixels[:4], digits.test.labels[:4], []),
+        lambda: outcome(made.model, pixels[:4], digits.test.labels[:4]),
+        lambda: transferability(made.model, pixels[:4], digits.test.labels[:4], AttackConfig("pgd", 0.1, 0.05, 1)),
+    ):
+        with pytest.raises(ConfigError, match="the outputs of f2 are not finite|weights .* hold NaN"):
+            verdict()
+
+
 def test_the_engine_refuses_nan_weights(trained, digits):
     made = Checkpoint("t", trained(2), "digits", digits.classes, CCE_DM, {})
     with torch.no_grad():
         made.model.members[0].head.bias[0] = math.nan
-    with pytest.raises(ConfigError, match="the ensemble's outputs are not numbers"):
+    with pytest.raises(ConfigError, match="the outputs of f1 are not finite numbers"):
         measure(made, digits.test.pixels()[:4], digits.test.labels[:4], [])

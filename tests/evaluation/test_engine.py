@@ -199,7 +199,7 @@ def test_no_images_and_nan_weights_are_refused(made, batch):
         evaluate(made, batch[0][:0], batch[1][:0], [PGD])
     with torch.no_grad():
         made.model.members[0].head.weight[0, 0] = torch.nan
-    with pytest.raises(ConfigError, match="not numbers"):
+    with pytest.raises(ConfigError, match="not finite"):
         evaluate(made, *batch, [])
 
 
