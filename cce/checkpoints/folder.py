@@ -115,10 +115,19 @@ class Checkpoint:
 
 
 def training_record(
-    config: TrainConfig, steps: int, seconds: float, device: torch.device, machines: Sequence[str] = ()
+    config: TrainConfig,
+    steps: int,
+    seconds: float,
+    device: torch.device,
+    machines: Sequence[str] = (),
+    started_from: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s."""
-    return {
+    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s.
+
+    `started_from`: whose weights it started from (see `cce.training.state.Start`).
+    """
+    beginning = {"started_from": started_from} if started_from else {}
+    return beginning | {
         "config": to_json(config),
         "steps": steps,
         "images_seen": steps * config.batch_size,
