@@ -15,7 +15,7 @@ from cce.checkpoints.folder import Checkpoint, training_record
 from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.config.recipes import RECIPES
 from cce.data.datasets import Dataset
-from cce.evaluation.detection import calibrate
+from cce.detectors import calibrate
 from cce.evaluation.outcomes import outcome
 from cce.models import Ensemble
 

@@ -9,6 +9,7 @@ from typing import Any
 from cce.checkpoints.compact import kept_as
 from cce.checkpoints.folder import Checkpoint, save
 from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
+from cce.detectors import describe
 from cce.machine.files import write_atomically
 from cce.paper.equal_terms import family_of
 
@@ -67,6 +68,8 @@ def _summary(c: Checkpoint) -> str:
             f"Detector: flagged where the entropy of f_en exceeds {d.threshold:.3f} nats; "
             f"{percent(d.false_positive_rate)} false positives on {d.calibrated_on} ({d.images} images).",
         ]
+    if c.detectors:
+        lines += ["", "Further detectors:", "", *(f"- {describe(d)}" for d in c.detectors.values())]
     return "\n".join(lines) + "\n"
 
 
