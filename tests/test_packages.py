@@ -16,6 +16,7 @@ ORDER = (
     "models",
     "fast",
     "attacks",
+    "detectors",
     "checkpoints",
     "evaluation",
     "training",

@@ -19,7 +19,8 @@ from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check, default_attack
 from cce.config.attack_registry import ATTACKS as REGISTRY
 from cce.data.datasets import Split
-from cce.evaluation.detection import DetectionReport, Sample, calibrate, report_from_json
+from cce.detectors import calibrate
+from cce.evaluation.detection import DetectionReport, Sample, report_from_json
 from cce.evaluation.evaluate import detect, outcome, sample
 from cce.models import Ensemble, fast_dtype
 

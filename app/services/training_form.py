@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from cce.checkpoints.folder import released
 from cce.cli.training import override
 from cce.config import (
     READINGS,
@@ -31,7 +32,12 @@ from cce.config.recipes import INPUTS
 from cce.data.datasets import CLASS_NAMES, DATASETS
 from cce.evaluation import presets
 
-ARCHITECTURES = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "cnn-mnist", "cnn-cifar10", "cnn-cifar100")
+ARCHITECTURES = (
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "resnet20-w32", "resnet20-w64"),
+    *("cnn-mnist", "cnn-cifar10", "cnn-cifar100"),
+)
+CUSTOM = ("architecture", "init")
+"""The choices that also take what is not listed: the library checks it."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FIRST = "digits-quick"
 RUN = "run: "
@@ -55,6 +61,7 @@ class Field:
     high: float = 1e9
 
 
+_RELEASED = (("none", ""), *(path.name for path in released()))
 _METHOD_NAMES = (("CCE (Eq. 5)", "cce"), ("ADV-EN; ADV with one member", "adv-en"), ("ADP", "adp"), ("NAT", "nat"))
 
 MAIN = (
@@ -80,6 +87,11 @@ MAIN = (
 FOLDED = (
     Field("learning_rate", "Learning rate", "The highest of the curve, last phase.", "number", low=1e-7, high=10),
     Field("schedule", "Curve", "Of the learning rate, last phase.", "choice", SCHEDULES),
+    Field("ema_decay", "Average of weights", "Decay a step, as 0.999; 0: none.", "number", high=0.99999),
+    Field("awp_gamma", "Weight perturbation", "AWP's gamma, as 0.005; 0: none.", "number", high=1),
+    Field("awp_start", "Perturb from epoch", "Before it, weights are not perturbed.", "number", high=10_000),
+    Field("label_smoothing", "Label smoothing", "Share of a target on all classes.", "number", high=0.99),
+    Field("init", "Start from the weights of", "A released ensemble, or a folder.", "choice", _RELEASED),
     Field("optimizer", "Optimizer", "SGD has Nesterov momentum 0.9.", "choice", ("adam", "sgd")),
     Field("weight_decay", "Weight decay", "On weights of layers, a step.", "number", high=1),
     Field("clip_norm", "Gradient clip", "Largest norm; 0: none.", "number", high=1e6),
@@ -192,7 +204,7 @@ def _read(field: Field, value: Any) -> Any:
         return bool(value)
     if field.kind == "choice":
         known = [c[1] if isinstance(c, tuple) else c for c in field.choices]
-        custom = field.key == "architecture" and isinstance(value, str)
+        custom = field.key in CUSTOM and isinstance(value, str)
         check(value in known or custom, f"{field.label} is {value!r}; it is one of {', '.join(map(str, known))}")
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

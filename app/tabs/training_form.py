@@ -160,7 +160,7 @@ def _component(one: Field, value: Any) -> Any:
         return gr.Checkbox(value, **looks)
     if one.kind == "choice":
         return gr.Dropdown(
-            list(one.choices), value=value, allow_custom_value=one.key in ("architecture", "dataset"), **looks
+            list(one.choices), value=value, allow_custom_value=one.key in (*training_form.CUSTOM, "dataset"), **looks
         )
     return gr.Number(value, precision=0 if one.kind == "whole" else None, **looks)
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.checkpoints.hub import FILES, CheckpointError
-from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, from_json, to_json
+from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, check, from_json, to_json
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 
@@ -36,6 +36,7 @@ class Checkpoint:
     """An ensemble with all that was said and measured of it.
 
     `training` is the record of how it was made: the run's config, seconds, machine, versions.
+    `detector` is the one that speaks by default, the paper's; `detectors` are further ones by their names.
     `metrics` is what `python -m cce evaluate` wrote.
     """
 
@@ -48,6 +49,20 @@ class Checkpoint:
     detector: Detector | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    detectors: dict[str, Detector] = field(default_factory=dict)
+
+    def detector_named(self, name: str = "") -> Detector:
+        """The detector `name`, or the default one.
+
+        Raises:
+            CheckpointError: it is not there; the message lists those that are.
+        """
+        own = {self.detector.name: self.detector} if self.detector else {}
+        there = own | self.detectors
+        wanted = name or next(iter(there), "")
+        if wanted not in there:
+            raise CheckpointError(f"{self.id} has no detector {wanted!r}; it has {', '.join(there) or 'none'}")
+        return there[wanted]
 
     @property
     def defense_name(self) -> str:
@@ -111,14 +126,24 @@ class Checkpoint:
             "defense": {"name": self.defense_name, **to_json(self.defense)},
             "training": self.training,
             "detector": asdict(self.detector) if self.detector else None,
+            **({"detectors": {k: asdict(d) for k, d in self.detectors.items()}} if self.detectors else {}),
         }
 
 
 def training_record(
-    config: TrainConfig, steps: int, seconds: float, device: torch.device, machines: Sequence[str] = ()
+    config: TrainConfig,
+    steps: int,
+    seconds: float,
+    device: torch.device,
+    machines: Sequence[str] = (),
+    started_from: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s."""
-    return {
+    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s.
+
+    `started_from`: whose weights it started from (see `cce.training.state.Start`).
+    """
+    beginning = {"started_from": started_from} if started_from else {}
+    return beginning | {
         "config": to_json(config),
         "steps": steps,
         "images_seen": steps * config.batch_size,
@@ -248,10 +273,16 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
         config = from_json(ModelConfig, shape, "config")
         defense = from_json(Defense, names, "defense")
         detector = from_json(Detector, values["detector"], "detector") if values.get("detector") else None
+        detectors = values.get("detectors", {})  # absent in older checkpoints
+        check(isinstance(detectors, dict), f"detectors is {detectors!r}; it must be an object")
+        detectors = {k: from_json(Detector, d, f"detectors.{k}") for k, d in detectors.items()}
+        for name, one in detectors.items():
+            check(name == one.name, f"detectors.{name} is the detector {one.name!r}; it must have its own name")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     fields = {k: values[k] for k in ("id", "dataset", "training")}
-    return config, {**fields, "classes": tuple(values["classes"]), "defense": defense, "detector": detector}
+    fields |= {"defense": defense, "detector": detector, "detectors": detectors}
+    return config, {**fields, "classes": tuple(values["classes"])}
 
 
 def _build(folder: Path, config: ModelConfig) -> Ensemble:

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from cce.cli import Commands, add_device_and_data, print_json
-from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
+from cce.cli import Commands, add_device_and_data, find_checkpoint, print_json
+from cce.config import READINGS, ConfigError, ModelConfig, Phase, TrainConfig, check, from_json, recipes, to_json
 from cce.data import class_folders
 from cce.data.datasets import Dataset
 from cce.evaluation import presets
@@ -26,8 +26,10 @@ from cce.runs.queue import Snapshot
 from cce.training.monitoring import criterion
 from cce.training.parallel import Team, join
 from cce.training.run_folder import RunError, RunFolder
+from cce.training.state import Start
 
 _LOSS_FIELDS = ("lambda_pm", "lambda_dm", "indicator", "reading")
+_CONFIG_FIELDS = ("label_smoothing", "ema_decay", "awp_gamma", "init", "seed")
 
 
 def add(commands: Commands) -> None:
@@ -50,6 +52,11 @@ def add(commands: Commands) -> None:
     p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
     p.add_argument("--indicator", choices=("soft", "hard"), help="w of Eq. 5: Eqs. 3-5 or Eqs. 1-2")
     p.add_argument("--reading", choices=READINGS, help="of Eq. 5: the paper's, or what the authors' code computes")
+    p.add_argument("--architecture", help="of each member: resnet20, wider ones as resnet20-w32, cnn-cifar10, ...")
+    p.add_argument("--label-smoothing", type=float, help="share of each target spread over all classes; 0: none")
+    p.add_argument("--ema-decay", type=float, help="average the weights with this decay a step, as 0.999; 0: do not")
+    p.add_argument("--awp-gamma", type=float, help="adversarial weight perturbation (AWP), as 0.005; 0: none")
+    p.add_argument("--init", metavar="CHECKPOINT", help="start from its weights: a released name, a folder or a Hub id")
     p.add_argument("--seed", type=int, help="overrides the preset's seed")
     p.add_argument(
         "--weights",
@@ -94,7 +101,8 @@ def listed() -> str:
     """The presets under their headings, a line each."""
     lines = []
     for heading, names in recipes.grouped().items():
-        lines += [heading, *(f"  {name:32} {_described(presets.preset(name))}" for name in names), ""]
+        width = max(map(len, names))
+        lines += [heading, *(f"  {name:{width}} {_described(presets.preset(name))}" for name in names), ""]
     return "\n".join([*lines, "Train one: python -m cce train PRESET. Any field can be set: --set phases.0.epochs=3"])
 
 
@@ -115,7 +123,9 @@ def train_in(
 
     dataset = read_data(config, options, team)
     try:
-        trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard)
+        trainer = run(
+            config, dataset, folder, device, options.quiet, team, options.tensorboard, lambda: starting_weights(config)
+        )
     except TrainingError as error:
         print(f"cce train: {error}", file=sys.stderr)
         return 1
@@ -128,7 +138,8 @@ def train_in(
         print(save_with_card(presets.export(trainer, dataset, name, weights=options.weights), folder.checkpoint))
         best = trainer.best_model()
         if best is not None:
-            made = Snapshot(best, config, trainer.best_step, trainer.seconds, device, trainer.machines)
+            place = (device, trainer.machines, trainer.started_from)
+            made = Snapshot(best, config, trainer.best_step, trainer.seconds, *place)
             where = save_with_card(
                 presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
             )
@@ -136,6 +147,27 @@ def train_in(
     except SafetensorError as error:
         raise RunError(f"the ensemble cannot be saved: {error}; make room and run the same command again") from error
     return 0
+
+
+def starting_weights(config: TrainConfig) -> Start:
+    """The weights of `config.init`.
+
+    Raises:
+        CheckpointError: it is not there or damaged.
+        ConfigError: an ensemble of another shape.
+    """
+    found = find_checkpoint(config.init, torch.device("cpu"))
+    check(
+        found.model.config == config.model,
+        f"init is {config.init!r}, {_shape(found.model.config)}; this run trains {_shape(config.model)}",
+    )
+    record = {"id": found.id, "defense": found.defense_name, "images_seen": found.training.get("images_seen")}
+    return Start(found.model.state_dict(), record)
+
+
+def _shape(model: ModelConfig) -> str:
+    size = " x ".join(map(str, model.input_shape))
+    return f"{model.members} x {model.architecture} on {model.classes} classes of {size} pixels"
 
 
 def read_data(config: TrainConfig, options: argparse.Namespace, team: Team) -> Dataset:
@@ -182,14 +214,20 @@ def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
         flag = next(iter(loss)).replace("_", "-")
         check(bool(crossing), f"--{flag} is given, but no phase of this preset has Eq. 5; take a cce preset")
         config = dataclasses.replace(config, phases=tuple(_with_loss(phase, loss) for phase in config.phases))
+    whole = {name: getattr(options, name) for name in _CONFIG_FIELDS if getattr(options, name) is not None}
+    if Path(whole.get("init") or "missing").is_dir():
+        whole["init"] = str(Path(whole["init"]).resolve())
+    config = dataclasses.replace(config, **whole)
     model = config.model
     if options.members is not None:
         model = dataclasses.replace(model, members=options.members)
+    if options.architecture is not None:
+        model = dataclasses.replace(model, architecture=options.architecture)
     if options.data_dir is not None:
         where = options.data_dir.expanduser().resolve()
         model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
         config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
-    return dataclasses.replace(config, model=model, seed=config.seed if options.seed is None else options.seed)
+    return dataclasses.replace(config, model=model)
 
 
 def _with_loss(phase: Phase, loss: dict[str, Any]) -> Phase:

@@ -6,7 +6,7 @@ The command line, the app and the checkpoints all build these same objects.
 
 from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES
 from cce.config.attacks import AttackConfig, TrainingAttack, default_attack
-from cce.config.detectors import SCORES, Detector
+from cce.config.detectors import DETECTORS, SCORES, Detector
 from cce.config.ensembles import ModelConfig
 from cce.config.training import (
     ADP,
@@ -34,6 +34,7 @@ __all__ = [
     "CCE_RM",
     "ConfigError",
     "DEFENSES",
+    "DETECTORS",
     "Detector",
     "Defense",
     "LARGEST_L2",

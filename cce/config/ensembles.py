@@ -12,7 +12,8 @@ from cce.config.values import check
 class ModelConfig:
     """The ensemble's shape.
 
-    `architecture` is `cnn-mnist`, `cnn-cifar10`, `cnn-cifar100` (Table 8) or `resnetD`, D = 6n + 2;
+    `architecture` is `cnn-mnist`, `cnn-cifar10`, `cnn-cifar100` (Table 8), `resnetD`, D = 6n + 2, or a wider one,
+    `resnetD-wW` with W channels in the first stage (a multiple of 16 from 32 to 256) in the place of 16;
     `input_shape` is (channels, height, width) in pixels.
     """
 
@@ -26,7 +27,7 @@ class ModelConfig:
         check(
             bool(known),
             f"architecture is {self.architecture!r}; there is cnn-mnist, cnn-cifar10, cnn-cifar100 "
-            "and resnetD with D = 6n + 2 (resnet20, resnet32, ...)",
+            "and resnetD with D = 6n + 2 (resnet20, resnet32, ...), wider as resnetD-wW with W = 32, 48, ... 256",
         )
         check(self.members >= 1, f"members is {self.members}; an ensemble has at least one")
         check(self.classes >= 2, f"classes is {self.classes}; it must be at least 2")
@@ -37,7 +38,21 @@ class ModelConfig:
 
     @property
     def resnet_depth(self) -> int | None:
-        """D of `resnetD` where D = 6n + 2, else None."""
-        match = re.fullmatch(r"resnet(\d+)", self.architecture)
-        depth = int(match.group(1)) if match else 0
-        return depth if depth >= 8 and (depth - 2) % 6 == 0 else None
+        """D of `resnetD` and `resnetD-wW` where D = 6n + 2 and W is possible, else None."""
+        match = _RESNET.fullmatch(self.architecture)
+        depth, width = (int(match[1]), int(match[2] or 32)) if match else (0, 0)
+        possible = depth >= 8 and (depth - 2) % 6 == 0 and 32 <= width <= 256 and width % 16 == 0
+        return depth if possible else None
+
+    @property
+    def resnet_width(self) -> int:
+        """Channels in a ResNet's first stage: W of `resnetD-wW`, else 16.
+
+        >>> ModelConfig("resnet20-w32", 2, 10, (3, 32, 32)).resnet_width
+        32
+        """
+        match = _RESNET.fullmatch(self.architecture)
+        return int(match[2] or 16) if match else 16
+
+
+_RESNET = re.compile(r"resnet(\d+)(?:-w(\d{1,3}))?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -128,6 +129,13 @@ class TrainConfig:
     half a minute at the start; an H200 then takes the paper's CIFAR-10 CNN in 0.74 of the time. `save_every` is in
     steps, `evaluate_every` in epochs. `flip` and `shift` (fraction of the side) augment each batch. `data_dir` is
     a folder of class folders where `dataset` is not one of the named sets.
+
+    `label_smoothing` is the share of every cross-entropy's target that is spread over all classes (Szegedy et al. 2016,
+    arXiv 1512.00567); the training attacks climb the plain loss. `ema_decay` above 0 keeps an exponential moving
+    average of the weights, by the step, and evaluates and releases it (see `cce.training.averaging`). `awp_gamma`
+    above 0 is the size of adversarial weight perturbation, as a fraction of each layer's norm, from epoch `awp_start`
+    on (Wu et al. 2020, arXiv 2004.05884). `init` is a checkpoint whose weights the run starts from: a released one's
+    name, a folder, or a Hub id.
     """
 
     dataset: str
@@ -147,6 +155,11 @@ class TrainConfig:
     evaluate_every: float = 1.0
     evaluate_images: int = 200
     data_dir: str = ""
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    awp_gamma: float = 0.0
+    awp_start: float = 0.0
+    init: str = ""
 
     def __post_init__(self) -> None:
         check(len(self.phases) >= 1, "phases is empty; a run has at least one phase")
@@ -159,7 +172,11 @@ class TrainConfig:
         check(0 <= self.shift <= 0.5, f"shift is {self.shift}; it is a fraction of the side from 0 to 0.5")
         check(self.train_images >= 0, f"train_images is {self.train_images}; 0 means all")
         check(self.save_every >= 1, f"save_every is {self.save_every}; it must be at least 1 step")
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("label_smoothing", "ema_decay"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"{name} is {value}; it is a fraction from 0 (none) to below 1")
+        check(0 <= self.awp_gamma <= 1, f"awp_gamma is {self.awp_gamma}; it is a fraction of a layer's norm, 0 to 1")
+        for name in ("weight_decay", "clip_norm", "awp_start"):
             value = getattr(self, name)
             check(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")
         check(self.evaluate_images >= 1, f"evaluate_images is {self.evaluate_images}; it must be at least 1")
@@ -183,3 +200,8 @@ class TrainConfig:
     def epochs(self) -> float:
         """Epochs of all phases together."""
         return sum(p.epochs for p in self.phases)
+
+    def phase_ends(self, steps_per_epoch: int) -> list[int]:
+        """The step that each phase ends at; a phase has one step at least."""
+        lengths = (max(1, round(phase.epochs * steps_per_epoch)) for phase in self.phases)
+        return list(itertools.accumulate(lengths))

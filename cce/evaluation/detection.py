@@ -19,24 +19,6 @@ KINDS = ("attack", "adaptive", "benign")
 """The three columns of every detection figure."""
 
 
-def calibrate(scores: ArrayLike, false_positive_rate: float, calibrated_on: str, score: str = "entropy") -> Detector:
-    """The lowest threshold that flags at most `false_positive_rate` of these clean scores.
-
-    >>> calibrate([0.1, 0.2, 0.3, 0.4], 0.25, "four numbers").threshold
-    0.3
-
-    Raises:
-        ConfigError: no entropies, entropies that are not finite, or a rate outside [0, 1].
-    """
-    values = np.sort(np.asarray(scores, dtype=float))
-    check(0 <= false_positive_rate <= 1, f"false_positive_rate is {false_positive_rate}; it is from 0 to 1")
-    check(len(values) > 0, "there are no clean images to calibrate the detector on")
-    check(bool(np.isfinite(values).all()), "some entropies to calibrate the detector on are not finite")
-    allowed = int(false_positive_rate * len(values) + 1e-9)
-    threshold = values[len(values) - 1 - min(allowed, len(values) - 1)]
-    return Detector(float(threshold), false_positive_rate, calibrated_on, len(values), score)
-
-
 def auc(clean: ArrayLike, attacked: ArrayLike) -> float | None:
     """Area under the ROC of telling attacked (high score) from clean; None where one side is empty.
 

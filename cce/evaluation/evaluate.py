@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from cce.config import AttackConfig, Detector, check
+from cce.detectors import calibrate
 from cce.evaluation.columns import attack_column, aware_attacks, benign_columns
-from cce.evaluation.detection import DetectionReport, Sample, auc, calibrate
+from cce.evaluation.detection import DetectionReport, Sample, auc
 from cce.evaluation.engine import Column, Found, Report, Store, digest, walk
 from cce.evaluation.outcomes import Outcome, outcome
 from cce.evaluation.sanity import Sanity, sanity_columns, sanity_figures

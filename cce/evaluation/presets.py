@@ -15,7 +15,7 @@ from cce.checkpoints.folder import Checkpoint, training_record
 from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.config.recipes import RECIPES
 from cce.data.datasets import Dataset
-from cce.evaluation.detection import calibrate
+from cce.detectors import calibrate
 from cce.evaluation.outcomes import outcome
 from cce.models import Ensemble
 
@@ -105,20 +105,22 @@ def export(
         weights: what they are rounded to first, in place: `float32`, `float16` or `int8`
             (see `cce.checkpoints.compact`).
     """
-    trainer.model.eval()
+    model = trainer.released.eval()
     if weights != "float32":
-        {"float16": halve, "int8": quarter}[weights](trainer.model)
+        {"float16": halve, "int8": quarter}[weights](model)
     held = dataset.calibration
-    clean = outcome(trainer.model, held.pixels().to(trainer.device), held.labels.to(trainer.device))
+    clean = outcome(model, held.pixels().to(trainer.device), held.labels.to(trainer.device))
     where = f"{dataset.name} images {held.start} to {held.start + len(held) - 1}, kept for this alone"
     config = trainer.config
     return Checkpoint(
         id=name,
-        model=trainer.model,
+        model=model,
         dataset=config.dataset,
         classes=dataset.classes,
         defense=config.defense,
-        training=training_record(config, trainer.step, trainer.seconds, trainer.device, trainer.machines),
+        training=training_record(
+            config, trainer.step, trainer.seconds, trainer.device, trainer.machines, trainer.started_from
+        ),
         detector=calibrate(clean.entropy.cpu().numpy(), false_positive_rate, where),
     )
 

@@ -51,17 +51,16 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-D for small images, D = 6n + 2: three stages of n blocks, 16, 32, 64 channels.
+    """ResNet-D for small images, D = 6n + 2: three stages of n blocks, 16, 32, 64 channels, or multiples of these.
 
     Pixels are centred inside, `(x - 0.5) / 0.25`, in float32: a bfloat16 search then rounds inputs by
     at most a quarter of 1/255, where raw pixels would lose a half.
     """
 
-    def __init__(self, channels: int, classes: int, depth: int) -> None:
+    def __init__(self, channels: int, classes: int, depth: int, width: int = 16) -> None:
         super().__init__()
-        self.stages = (16, 32, 64)
+        self.stages = (width, 2 * width, 4 * width)
         blocks: list[nn.Module] = []
-        width = self.stages[0]
         for outputs, stride in zip(self.stages, (1, 2, 2), strict=True):
             for i in range((depth - 2) // 6):
                 blocks.append(ResidualBlock(width, outputs, stride if i == 0 else 1))
@@ -119,5 +118,5 @@ class StandardCNN(nn.Module):
 def build_member(config: ModelConfig) -> nn.Module:
     """One freshly initialized member."""
     if config.resnet_depth:
-        return ResNet(config.input_shape[0], config.classes, config.resnet_depth)
+        return ResNet(config.input_shape[0], config.classes, config.resnet_depth, config.resnet_width)
     return StandardCNN(config.architecture, config.input_shape, config.classes)

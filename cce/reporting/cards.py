@@ -9,6 +9,7 @@ from typing import Any
 from cce.checkpoints.compact import kept_as
 from cce.checkpoints.folder import Checkpoint, save
 from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
+from cce.detectors import describe
 from cce.machine.files import write_atomically
 from cce.paper.equal_terms import family_of
 
@@ -67,6 +68,8 @@ def _summary(c: Checkpoint) -> str:
             f"Detector: flagged where the entropy of f_en exceeds {d.threshold:.3f} nats; "
             f"{percent(d.false_positive_rate)} false positives on {d.calibrated_on} ({d.images} images).",
         ]
+    if c.detectors:
+        lines += ["", "Further detectors:", "", *(f"- {describe(d)}" for d in c.detectors.values())]
     return "\n".join(lines) + "\n"
 
 
@@ -111,8 +114,32 @@ def _making(c: Checkpoint) -> str:
         f"{record['images_seen']:,} images seen, batch {config.batch_size}, {config.optimizer}, weight decay "
         f"{config.weight_decay:g}, seed {config.seed}, precision {config.precision}; "
         f"{_time(record['seconds'])} on {record['machine']}; {versions}.",
+        *(line for also in _also(config, record) for line in ("", also)),
     ]
     return "\n".join(rows) + "\n"
+
+
+def _also(config: TrainConfig, record: dict[str, Any]) -> list[str]:
+    """What else went into the training, where it did, a sentence each."""
+    lines = []
+    if config.init:
+        source = record.get("started_from") or {"id": config.init}
+        seen = f" after {source['images_seen']:,} images seen" if source.get("images_seen") else ""
+        of = f" ({source['defense']})" if source.get("defense") else ""
+        lines.append(f"Started from the weights of `{source['id']}`{of}{seen}, not from random ones.")
+    if config.ema_decay:
+        lines.append(
+            f"Weights: exponential moving average over the steps, decay {config.ema_decay:g}; batch norm's statistics "
+            "estimated again for it, on training images."
+        )
+    if config.awp_gamma:
+        start = f", from epoch {config.awp_start:g} on" if config.awp_start else ""
+        lines.append(
+            f"Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884), gamma {config.awp_gamma:g}{start}."
+        )
+    if config.label_smoothing:
+        lines.append(f"Label smoothing {config.label_smoothing:g}.")
+    return lines
 
 
 def _time(seconds: float) -> str:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,11 @@ from cce.models import Ensemble
 from cce.reporting.cards import save_with_card
 from cce.runs.background import cores, reap, repeat, send, spawn
 from cce.runs.job import LIVE, Job, JobError, latest_folder, read_job, write_record
+from cce.training.averaging import released_at
 from cce.training.run_folder import RunError, RunFolder, process_start
+from cce.training.state import AVERAGE, under
+
+CPU = torch.device("cpu")
 
 GRACE_SECONDS = 10.0
 """How long a trainer may take to stop before it is killed."""
@@ -189,10 +194,14 @@ class Jobs:
         if saved is None:
             raise JobError(f"{name} has not saved a state yet; try again in a moment")
         tensors, step = saved
+        dataset = class_folders.of_config(config, self.data_root)
         model = Ensemble(config.model)
-        model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-        snapshot = Snapshot(model, config, step, float(tensors["seconds"]), machines=job.folder.machines())
-        checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)
+        model.load_state_dict(under(AVERAGE if config.ema_decay else "model/", tensors))
+        if config.ema_decay:
+            model = released_at(model, dataset, config, step)
+        machines, started_from = job.folder.machines(), job.folder.started_from()
+        snapshot = Snapshot(model, config, step, float(tensors["seconds"]), CPU, machines, started_from)
+        checkpoint = export(snapshot, dataset, name)
         save_with_card(checkpoint, latest_folder(job.folder))
         return checkpoint
 
@@ -303,12 +312,13 @@ class Jobs:
 class Snapshot:
     """What `presets.export` needs of a trainer, from a saved state."""
 
-    model: Ensemble
+    released: Ensemble
     config: TrainConfig
     step: int
     seconds: float
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     machines: tuple[str, ...] = ()
+    started_from: dict[str, Any] | None = None
 
 
 def _send(job: Job, number: signal.Signals) -> None:

@@ -60,7 +60,9 @@ def needed_examples(defense: Defense, members: Sequence[int], count: int) -> lis
     return list(members) if alone else list(range(count))
 
 
-def loss_terms(members: Sequence[int], logits: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
+def loss_terms(
+    members: Sequence[int], logits: Tensor, labels: Tensor, defense: Defense, smoothing: float = 0.0
+) -> LossTerms:
     """The terms of a group of members (see `joint_members`), summed over it.
 
     Args:
@@ -69,18 +71,22 @@ def loss_terms(members: Sequence[int], logits: Tensor, labels: Tensor, defense: 
             for NAT, f_en's for ADV-EN and ADP, every member's for CCE; for CCE-Base its own will do).
         labels: `(B,)`.
         defense: the method and its weights.
+        smoothing: label smoothing s, the same in every cross-entropy:
+            C(f, y) becomes (1 - s) C(f, y) + s mean over classes c of C(f, c).
     """
     if defense.method == "adp":
-        return adp_terms(logits[:, 0], logits[:, 1], labels)
+        return adp_terms(logits[:, 0], logits[:, 1], labels, smoothing)
     (member,), (own,) = members, logits
     if defense.method == "cce":
         if len(own) == 2:  # one member, or CCE-Base: nothing crosses
-            return pair_terms(own[0], own[1], labels)
-        return cce_terms(member, own[0], own[1:], labels, defense)
-    return pair_terms(own[0], own[1] if len(own) > 1 else None, labels)
+            return pair_terms(own[0], own[1], labels, smoothing)
+        return cce_terms(member, own[0], own[1:], labels, defense, smoothing)
+    return pair_terms(own[0], own[1] if len(own) > 1 else None, labels, smoothing)
 
 
-def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defense: Defense) -> LossTerms:
+def cce_terms(
+    member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defense: Defense, smoothing: float = 0.0
+) -> LossTerms:
     """Terms of L_n, Eq. 5 (Eqs. 3-4 for N = 2).
 
     Args:
@@ -91,14 +97,15 @@ def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defe
         defense: its indicator: `soft`, w = f^n_y(x_a^i), or `hard`, w = [argmax f^n(x_a^i) = y]
             (Eqs. 1-2). Its reading: as in `paper`, no gradient flows through w; as `released`, it does, and
             cross-entropy and entropy take softmax(f) where they should take f.
+        smoothing: see `loss_terms`.
 
     Returns:
         The terms. Without other members (N = 1) the crossing terms are zero.
     """
     n = attacked.shape[0]
     check(0 <= member < n, f"member is {member}; there are examples of {n} members")
-    natural = F.cross_entropy(clean, labels)
-    direct = F.cross_entropy(attacked[member], labels)
+    natural = F.cross_entropy(clean, labels, label_smoothing=smoothing)
+    direct = F.cross_entropy(attacked[member], labels, label_smoothing=smoothing)
     if n == 1 or defense.lambda_pm == defense.lambda_dm == 0:
         return _terms(natural, direct=direct)
     others = torch.cat([attacked[:member], attacked[member + 1 :]])  # a list as an index would wait for the device
@@ -108,12 +115,18 @@ def cce_terms(member: int, clean: Tensor, attacked: Tensor, labels: Tensor, defe
     if defense.reading == "released":
         p = log_p.exp()
         log_q = F.log_softmax(p, dim=-1)  # the second softmax
-        cross_entropies, entropies = -log_q.gather(-1, index)[..., 0], -(p * log_q).sum(-1)
+        cross_entropies, entropies = _cross_entropies(log_q, index, smoothing), -(p * log_q).sum(-1)
     else:
         weight = weight.detach()
-        cross_entropies, entropies = -log_p.gather(-1, index)[..., 0], entropy(log_p)
+        cross_entropies, entropies = _cross_entropies(log_p, index, smoothing), entropy(log_p)
     promoting, demoting = (weight * cross_entropies).mean(), ((1 - weight) * entropies).mean()
     return _terms(natural, direct=direct, promoting=promoting, demoting=demoting)
+
+
+def _cross_entropies(log_p: Tensor, index: Tensor, smoothing: float) -> Tensor:
+    """Of each prediction, `(N - 1, B)`, from log-probabilities `(N - 1, B, classes)`."""
+    plain = -log_p.gather(-1, index)[..., 0]
+    return torch.lerp(plain, -log_p.mean(-1), smoothing) if smoothing else plain
 
 
 def indicator(log_p: Tensor, index: Tensor, kind: str) -> Tensor:
@@ -123,13 +136,15 @@ def indicator(log_p: Tensor, index: Tensor, kind: str) -> Tensor:
     return (log_p.argmax(-1) == index[..., 0]).to(log_p.dtype)
 
 
-def pair_terms(clean: Tensor, attacked: Tensor | None, labels: Tensor) -> LossTerms:
+def pair_terms(clean: Tensor, attacked: Tensor | None, labels: Tensor, smoothing: float = 0.0) -> LossTerms:
     """Terms of NAT (`attacked` None) and ADV-EN: clean and adversarial cross-entropy of one member."""
-    natural = F.cross_entropy(clean, labels)
-    return _terms(natural) if attacked is None else _terms(natural, direct=F.cross_entropy(attacked, labels))
+    natural = F.cross_entropy(clean, labels, label_smoothing=smoothing)
+    if attacked is None:
+        return _terms(natural)
+    return _terms(natural, direct=F.cross_entropy(attacked, labels, label_smoothing=smoothing))
 
 
-def adp_terms(clean: Tensor, attacked: Tensor, labels: Tensor) -> LossTerms:
+def adp_terms(clean: Tensor, attacked: Tensor, labels: Tensor, smoothing: float = 0.0) -> LossTerms:
     """Terms of ADP with adversarial training (Pang et al. 2019, arXiv 1901.08846, Eq. 5 and section 4.4).
 
     ADV-EN's cross-entropies, and on x and on x_a alike the entropy of f_en and log ED.
@@ -138,16 +153,18 @@ def adp_terms(clean: Tensor, attacked: Tensor, labels: Tensor) -> LossTerms:
         clean: all members' logits on x, `(N, B, classes)`.
         attacked: the same on x_a, which attacks f_en.
         labels: `(B,)`.
+        smoothing: see `loss_terms`.
     """
-    natural, direct = (_summed_cross_entropy(logits, labels) for logits in (clean, attacked))
+    natural, direct = (_summed_cross_entropy(logits, labels, smoothing) for logits in (clean, attacked))
     entropies = [entropy(log_mean_probability(logits)).mean() for logits in (clean, attacked)]
     diversities = [log_ensemble_diversity(logits, labels).mean() for logits in (clean, attacked)]
     return _terms(natural, direct=direct, ensemble_entropy=sum(entropies), log_diversity=sum(diversities))
 
 
-def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _summed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Sum over members of the batch means, of `(N, B, classes)`."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits))) * len(logits)
+    repeated = labels.repeat(len(logits))
+    return F.cross_entropy(logits.flatten(0, 1), repeated, label_smoothing=smoothing) * len(logits)
 
 
 def log_ensemble_diversity(logits: Tensor, labels: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _stepping(trainer: Trainer, phase: Phase) -> Callable[[], object]:
         generator = torch.Generator().manual_seed(0)
         trainer.model.train()
         x, labels = trainer.batch(0, generator)
-        settings = {"autocast": trainer.autocast, "clip_norm": trainer.config.clip_norm}
+        settings = trainer.settings(trainer.total_steps)
         return train_step(trainer.forwards, trainer.search, trainer.optimizer, x, labels, phase, generator, **settings)
 
     return step

@@ -170,6 +170,18 @@ class RunFolder:
             with refusing(f"{self.path / 'machines.json'}"):
                 write_atomically(self.path / "machines.json", json.dumps([*before, name]) + "\n")
 
+    def note_start(self, record: dict[str, Any]) -> None:
+        """Write down which checkpoint's weights the run starts from."""
+        with refusing(f"{self.path / 'init.json'}"):
+            write_atomically(self.path / "init.json", json.dumps(record) + "\n")
+
+    def started_from(self) -> dict[str, Any] | None:
+        """What `note_start` wrote down; None where the run started from random weights."""
+        try:
+            return json.loads((self.path / "init.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         path = self.path / "metrics.jsonl"

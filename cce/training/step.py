@@ -21,6 +21,7 @@ from cce.models import Ensemble, entropy, log_mean_probability
 from cce.training.draws import uniform
 from cce.training.losses import LossTerms, joint_members, loss_terms, needed_examples
 from cce.training.parallel import ALONE, Team
+from cce.training.weight_perturbation import perturbed
 
 
 def draw_attack(attack: TrainingAttack, generator: torch.Generator) -> tuple[int, float, float]:
@@ -275,6 +276,8 @@ def train_step(
     *,
     autocast: bool = False,
     clip_norm: float = 0.0,
+    label_smoothing: float = 0.0,
+    awp_gamma: float = 0.0,
     team: Team = ALONE,
 ) -> dict[str, Tensor]:
     """One optimizer step on one batch: the defense's loss summed over the members.
@@ -283,11 +286,12 @@ def train_step(
     it will be evaluated on and cannot tell clean from attacked by the batch. Members whose losses do not
     need one another go one after the other, each backward before the next one's forward. Without batch norm an image
     does not depend on the others: examples that a member's loss does not need are left out, and the batch is taken a
-    few images at a time where that is faster.
+    few images at a time where that is faster. With `awp_gamma` the gradient is that at the perturbed weights (see
+    `cce.training.weight_perturbation`), on the same examples.
 
     Returns:
-        Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en. With several
-        processes they are of this one's share.
+        Detached scalars: loss, the terms (see `LossTerms`), and entropy_clean of f_en, at the weights
+        themselves. With several processes they are of this one's share.
     """
     graphs = search.graphs if team.count == 1 else None
     given = (x, labels, phase.defense, phase.attack, generator, team, search.search_rows)
@@ -298,10 +302,18 @@ def train_step(
     benign = noisy(x, phase.attack, generator, team)
     weights = [p for g in optimizer.param_groups for p in g["params"]]
 
-    def gradients(benign: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
+    def gradients_here(benign: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=graphs is None)
-        sums = accumulate_gradients(forwards, search, benign, labels, examples, phase.defense, autocast)
+        batch = (benign, labels, examples)
+        sums = accumulate_gradients(forwards, search, *batch, phase.defense, autocast, label_smoothing)
         team.average_gradients(weights)
+        return sums
+
+    def gradients(benign: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
+        sums = gradients_here(benign, labels, examples)
+        if awp_gamma:
+            with perturbed(search.source, awp_gamma):
+                gradients_here(benign, labels, examples)
         if clip_norm:
             nn.utils.clip_grad_norm_(weights, clip_norm)
         return sums
@@ -312,7 +324,7 @@ def train_step(
         for weight in weights:
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         changes = [*(w.grad for w in weights), *search.source.buffers()]
-        key = ("gradients", phase.defense, autocast, clip_norm)
+        key = ("gradients", phase.defense, autocast, clip_norm, label_smoothing, awp_gamma)
         sums = graphs.run(key, gradients, benign, labels, examples, changes=changes, tolerance=ROUNDING)
     optimizer.step()
     return dict(zip(SCALARS, sums.unbind(), strict=True))
@@ -332,6 +344,7 @@ def accumulate_gradients(
     examples: Tensor,
     defense: Defense,
     autocast: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Add the gradient of the members' losses to their weights' own; returns `SCALARS`, detached, `(8,)`."""
     sums: dict[str, Tensor] = {}
@@ -346,7 +359,7 @@ def accumulate_gradients(
             with torch.autocast(benign.device.type, torch.bfloat16, enabled=autocast):
                 logits = torch.stack([forwards[member](inputs).float() for member in group])
             logits = logits.view(len(group), 1 + len(sets), part.stop - part.start, -1)
-            terms = loss_terms(group, logits, labels[part], defense)
+            terms = loss_terms(group, logits, labels[part], defense, label_smoothing)
             loss = share * terms.total(defense)
             loss.backward()
             clean.append(logits[:, 0].detach())

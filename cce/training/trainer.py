@@ -26,9 +26,11 @@ from cce.data.datasets import Dataset
 from cce.fast import SearchCopy, use_kernels
 from cce.models import Ensemble, fast_dtype
 from cce.training import state as training_state
+from cce.training.averaging import Average, released
 from cce.training.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
 from cce.training.parallel import ALONE, Team, share_batch_norm, share_batch_size
 from cce.training.run_folder import RunError, RunFolder
+from cce.training.state import Start
 from cce.training.step import make_optimizer, train_step
 
 Log = Callable[[dict[str, Any]], None]
@@ -77,23 +79,22 @@ class Trainer:
             f"batch_size is {config.batch_size}; there are only {len(train)} training images",
         )
         self.steps_per_epoch = len(train) // config.batch_size
-        self.ends = []
-        for phase in config.phases:
-            length = max(1, round(phase.epochs * self.steps_per_epoch))
-            self.ends.append(length + (self.ends[-1] if self.ends else 0))
+        self.ends = config.phase_ends(self.steps_per_epoch)
         self.total_steps = self.ends[-1]
         last_phase = [0, *self.ends][-2]
         self.warm_up = last_phase + max(self.steps_per_epoch, (self.total_steps - last_phase) // 10)
 
-        dtype = fast_dtype(self.device) if config.precision == "auto" else getattr(torch, config.precision)
-        self.autocast = dtype == torch.bfloat16
+        self.dtype = fast_dtype(self.device) if config.precision == "auto" else getattr(torch, config.precision)
+        self.autocast = self.dtype == torch.bfloat16
         torch.manual_seed(config.seed)
         self.model = Ensemble(config.model).to(self.device, memory_format=torch.channels_last)
         if self.device.type == "cpu":
             use_kernels(self.model)
         share_batch_norm(self.model, team)
         self.optimizer = make_optimizer(self.model, config)
-        self.search = SearchCopy(self.model, dtype, compile=config.compile)
+        self.search = SearchCopy(self.model, self.dtype, compile=config.compile)
+        self.average = Average(self.model, config.ema_decay) if config.ema_decay else None
+        self._released: tuple[int, Ensemble, SearchCopy] | None = None  # of the average, and of which step
         members = list(self.model.members)
         self.forwards = [torch.compile(m, dynamic=False) for m in members] if config.compile else members
         self.order = -1, torch.empty(0)  # an epoch, and its order of the images
@@ -111,9 +112,42 @@ class Trainer:
         """Those that have worked on the run, in turn."""
         return self.folder.machines()
 
+    @property
+    def started_from(self) -> dict[str, Any] | None:
+        """Whose weights the run started from (see `state.Start`); None where they were random."""
+        return self.folder.started_from() if self.config.init else None
+
+    def begin(self, start: Start) -> None:
+        """Take the weights of `config.init`; the run has not begun."""
+        self.model.load_state_dict(start.weights)
+        if self.average:
+            self.average.model.load_state_dict(start.weights)
+        if self.team.main:
+            self.folder.note_start(start.record)
+
+    @property
+    def released(self) -> Ensemble:
+        """What is evaluated and exported: the ensemble in training, or the present average of its weights."""
+        return self._evaluated()[0]
+
+    def _evaluated(self) -> tuple[Ensemble, Ensemble]:
+        """`released` in evaluation mode, and its copy to search on."""
+        if self.average is None:
+            self.model.eval()
+            return self.model, self.search.refresh()
+        if self._released is None or self._released[0] != self.step:
+            phase = self.config.phases[self.phase_at(max(0, self.step - 1))[0]]
+            given = (self.images, self.labels, self.config, phase, self.dtype)
+            self._released = (self.step, *released(self.average.model, *given))
+        return self._released[1], self._released[2].model
+
+    @property
+    def _average_model(self) -> Ensemble | None:
+        return self.average.model if self.average else None
+
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs besides the step, as named tensors."""
-        tensors = training_state.pack(self.model, self.optimizer, self.pending)
+        tensors = training_state.pack(self.model, self.optimizer, self.pending, self._average_model)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         if self.best is not None:
             tensors["best"] = torch.tensor([self.best, self.best_step], dtype=torch.float64)
@@ -142,7 +176,7 @@ class Trainer:
         if self.best is None or now > self.best:
             self.best, self.best_step = now, self.step
             if self.team.main:
-                self.folder.save_state(self.model.state_dict(), self.step, "best")
+                self.folder.save_state(self.released.state_dict(), self.step, "best")
 
     def best_model(self) -> Ensemble | None:
         """The ensemble of the best step, in evaluation mode; None where that is the present one.
@@ -175,7 +209,7 @@ class Trainer:
             return False
         tensors, step = saved
         try:
-            self.pending = training_state.unpack(tensors, self.model, self.optimizer)
+            self.pending = training_state.unpack(tensors, self.model, self.optimizer, self._average_model)
             self.seconds = float(tensors["seconds"])
             if "best" in tensors:
                 self.best, self.best_step = tensors["best"][0].item(), int(tensors["best"][1])
@@ -230,19 +264,29 @@ class Trainer:
             labels,
             phase,
             generator,
-            autocast=self.autocast,
-            clip_norm=self.config.clip_norm,
             team=self.team,
+            **self.settings(self.step),
         )
         self.step += 1
+        if self.average:
+            self.average.update(self.step)
         return scalars
+
+    def settings(self, step: int) -> dict[str, Any]:
+        """What `train_step` is told besides the batch and its phase."""
+        config = self.config
+        return {
+            "autocast": self.autocast,
+            "clip_norm": config.clip_norm,
+            "label_smoothing": config.label_smoothing,
+            "awp_gamma": config.awp_gamma if step >= config.awp_start * self.steps_per_epoch else 0.0,
+        }
 
     def monitor(self) -> dict[str, Any]:
         """Natural and robust accuracy, subsets, T and entropies on the monitored images (PGD, k=10)."""
-        self.model.eval()
-        search, size = self.search.refresh(), self.config.batch_size
+        model, search = self._evaluated()
         attack = replace(default_attack(self.config.dataset), steps=10)
-        return monitoring_figures(self.model, search, self.monitored, attack, size, self.team)
+        return monitoring_figures(model, search, self.monitored, attack, self.config.batch_size, self.team)
 
     def fit(self, *, log_every: int = 20, quiet: bool = False) -> str:
         """Run from the present step to the end; returns `finished` or `stopped`.
@@ -372,6 +416,7 @@ def run(
     quiet: bool = False,
     team: Team = ALONE,
     tensorboard: bool = False,
+    start: Callable[[], Start] | None = None,
 ) -> Trainer:
     """Train in `folder`, resuming what it holds; keeps `status.json` true to the end.
 
@@ -383,6 +428,7 @@ def run(
         quiet: no progress bar.
         team: the processes that train together.
         tensorboard: also write event files to the folder's `tensorboard/`.
+        start: reads the weights of `config.init`; called where the run has no state yet.
 
     Raises:
         RunError, TrainingError: after `status.json` says `failed` and why.
@@ -404,7 +450,9 @@ def run(
         lock = folder.lock()
     try:
         trainer = Trainer(config, dataset, folder, device, team, log)
-        trainer.restore()
+        if not trainer.restore() and config.init:
+            check(start is not None, f"init is {config.init!r}; give run() the `start` that reads its weights")
+            trainer.begin(start())
         if team.main:
             folder.note_machine(machine_name(trainer.device), anew=trainer.step == 0)
         say("running", step=trainer.step, total_steps=trainer.total_steps)

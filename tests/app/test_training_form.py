@@ -81,6 +81,15 @@ def test_a_run_on_own_pictures_keeps_them_until_another_data_set_is_chosen():
     assert (made.dataset, made.data_dir, made.model.classes) == ("mnist", "", 10)
 
 
+def test_what_makes_a_base_stronger_can_be_typed():
+    changes = {"ema_decay": 0.99, "awp_gamma": 0.01, "awp_start": 2, "label_smoothing": 0.1, "init": "digits-cce-rm"}
+    made = config(DIGITS, typed(DIGITS, architecture="resnet20-w32", **changes))
+    assert made == replace(DIGITS, model=replace(DIGITS.model, architecture="resnet20-w32"), **changes)
+    assert config(DIGITS, typed(DIGITS, init="/a/folder")).init == "/a/folder"
+    offered = next(f for f in training_form.FIELDS if f.key == "init").choices
+    assert ("none", "") in offered and "cifar10-resnet20-cce-rm-long" in offered
+
+
 def test_any_other_field():
     made = config(DIGITS, values(DIGITS), "phases.0.learning_rate=0.5\n\n phases.1.name=mine ")
     assert made.phases[0].learning_rate == 0.5 and made.phases[1].name == "mine"
@@ -100,6 +109,9 @@ def test_any_other_field():
         ({"dataset": "imagenet"}, "Data set is 'imagenet'"),
         ({"architecture": "resnet9"}, "architecture is 'resnet9'"),
         ({"seed": -1}, "Seed is -1"),
+        ({"ema_decay": 1}, "Average of weights is 1"),
+        ({"awp_gamma": -0.1}, "Weight perturbation is -0.1"),
+        ({"init": None}, "Start from the weights of is None"),
     ],
 )
 def test_bad_values_are_named_as_on_screen(changes, words):
@@ -125,6 +137,7 @@ def parsed(line: str) -> TrainConfig:
         {},
         {"lambda_dm": 3, "seed": 4, "epochs": 2},
         {"dataset": "mnist", "architecture": "cnn-mnist", "members": 3, "flip": True, "epsilon_low": 1},
+        {"ema_decay": 0.99, "awp_gamma": 0.01, "awp_start": 1, "label_smoothing": 0.1, "init": "digits-cce-rm"},
         {"method": "nat", "schedule": "constant", "compile": True, "precision": "float32"},
     ],
 )

@@ -89,6 +89,11 @@ def train_config(**changes) -> TrainConfig:
         (lambda: train_config(evaluate_images=0), "evaluate_images is 0; it must be at least 1"),
         (lambda: train_config(weight_decay=-1e-4), "weight_decay is -0.0001; it must be 0 or more"),
         (lambda: train_config(clip_norm=-1.0), "clip_norm is -1.0; it must be 0 or more"),
+        (lambda: train_config(label_smoothing=1.0), "label_smoothing is 1.0; it is a fraction from 0 .* to below 1"),
+        (lambda: train_config(ema_decay=1.0), "ema_decay is 1.0; it is a fraction from 0"),
+        (lambda: train_config(ema_decay=math.nan), "ema_decay is nan"),
+        (lambda: train_config(awp_gamma=-0.1), "awp_gamma is -0.1; it is a fraction of a layer's norm, 0 to 1"),
+        (lambda: train_config(awp_start=math.inf), "awp_start is inf; it must be 0 or more"),
     ],
 )
 def test_bad_value_is_refused_by_name(make, words):

@@ -1,9 +1,11 @@
 """The presets hold the paper's settings, name by name."""
 
+import dataclasses
 import math
 
 import pytest
 
+from cce.checkpoints import folder as checkpoints
 from cce.config import ADV_EN, CCE_DM, ConfigError, from_json, to_json
 from cce.config.recipes import SEVEN, grouped
 from cce.evaluation.presets import PRESETS, preset
@@ -128,6 +130,31 @@ def test_a_hardened_recipe_goes_on_where_the_plain_one_ends(budget, momentum):
     assert last.defense == plain.phases[-1].defense and last.attack.epsilon[1] >= plain.phases[-1].attack.epsilon[1]
     assert (last.attack.smooth, last.attack.grids, last.attack.noise) == (0.5, (4, 8, 16), 0.5)
     assert last.attack.momentum == momentum
+
+
+def test_additions_alone_and_together_see_as_many_images_as_the_fast_recipe():
+    plain = preset("cifar10-resnet20-cce-rm-fast")
+    fields = {"ema": "ema_decay", "awp": "awp_gamma", "smoothing": "label_smoothing"}
+    for name in ("ema", "awp", "smoothing", "ema-awp", "ema-awp-smoothing"):
+        config = preset(f"cifar10-resnet20-cce-rm-{name}-fast")
+        changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(plain, f.name)}
+        assert changed == {fields[part] for part in name.split("-")}
+
+
+def test_every_other_recipe_has_none_of_the_additions():
+    added = {name for name in PRESETS if any(w in name.split("-") for w in ("ema", "awp", "smoothing", "best"))}
+    assert len(added) == 6
+    for name in PRESETS.keys() - added:
+        config = preset(name)
+        assert (config.ema_decay, config.awp_gamma, config.label_smoothing, config.init) == (0, 0, 0, "")
+
+
+def test_the_best_goes_on_from_a_released_ensemble_of_its_own_shape():
+    config = preset("cifar10-resnet20-cce-rm-best")
+    source = checkpoints.load(next(p for p in checkpoints.released() if p.name == config.init))
+    assert source.model.config == config.model and source.defense == config.defense
+    assert config.ema_decay > 0 and config.awp_gamma > 0 and config.phases[-1].learning_rate < 0.05
+    assert grouped()["On from a released ensemble (a night on two cores)"] == ["cifar10-resnet20-cce-rm-best"]
 
 
 @pytest.mark.parametrize("defense", SEVEN)

@@ -8,7 +8,8 @@ from sklearn.metrics import auc as area
 from sklearn.metrics import roc_curve
 
 from cce.config import ConfigError, Detector
-from cce.evaluation.detection import auc, calibrate
+from cce.detectors import calibrate
+from cce.evaluation.detection import auc
 
 
 def test_calibrate_by_hand():

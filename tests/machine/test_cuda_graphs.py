@@ -125,7 +125,8 @@ def trained_steps(model, x, labels, graphs, phase, steps=3, **options):
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
         forwards = list(model.members)
-        rows.append(train_step(forwards, search, optimizer, x, labels, phase, generator, clip_norm=1.0, **options))
+        options = {"clip_norm": 1.0} | options
+        rows.append(train_step(forwards, search, optimizer, x, labels, phase, generator, **options))
     return [t.detach().clone() for t in model.state_dict().values()] + [r[k] for r in rows for k in SCALARS]
 
 
@@ -145,6 +146,36 @@ def test_a_recorded_step_is_the_step(defense, architecture, recording, batch):
     assert recording.made >= 1 + (defense is not NAT)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
+@pytest.mark.parametrize("defense", [NAT, ADV_EN, ADP, CCE_RM], ids=lambda d: d.name)
+def test_a_recorded_step_at_perturbed_weights_is_the_step(defense, architecture, recording, batch):
+    """Perturbing and taking back are part of the recording; another gamma or smoothing is another recording."""
+    x, labels = batch
+    phase = Phase("p", 1, defense, TrainingAttack((2, 2), (0.1, 0.2), (1.0, 1.0)))
+    torch.manual_seed(0)
+    models = [Ensemble(ModelConfig(architecture, 2, 10, tuple(x.shape[1:])))]
+    models.append(copy.deepcopy(models[0]))
+    for options in ({"awp_gamma": 0.02, "label_smoothing": 0.1}, {}):
+        before = recording.made
+        graphs = Graphs(recording)
+        found, wanted = (
+            trained_steps(model, x, labels, g, phase, **options)
+            for model, g in zip(models, (graphs, None), strict=True)
+        )
+        assert recording.made > before
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
+
+
+def test_each_gamma_and_each_smoothing_has_a_recording_of_its_own(recording, batch):
+    x, labels = batch
+    torch.manual_seed(0)
+    model, graphs = Ensemble(ModelConfig("resnet8", 1, 10, tuple(x.shape[1:]))), Graphs(recording)
+    for options in ({}, {"awp_gamma": 0.02}, {"label_smoothing": 0.1}, {}):
+        trained_steps(model, x, labels, graphs, Phase("p", 1, NAT), steps=1, **options)
+    assert recording.made == 3
 
 
 def test_uniform_numbers_on_a_cpu_are_the_generators_own():
@@ -179,9 +210,10 @@ def test_examples_from_a_cuda_graph_are_those_without(dtype, attack, trained, ba
 
 @gpu
 @pytest.mark.gpu
+@pytest.mark.parametrize("gamma", [0.0, 0.01])
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("architecture", ["resnet8", "cnn-mnist"])
-def test_steps_by_cuda_graphs_are_those_without(architecture, autocast, batch):
+@pytest.mark.parametrize("architecture", ["resnet8", "resnet8-w32", "cnn-mnist"])
+def test_steps_by_cuda_graphs_are_those_without(architecture, autocast, gamma, batch):
     x, labels = (t.cuda() for t in batch)
     phase = Phase("p", 1, CCE_RM, TrainingAttack((2, 2), (0.1, 0.2), (1.0, 1.0)))
     torch.manual_seed(0)
@@ -190,7 +222,7 @@ def test_steps_by_cuda_graphs_are_those_without(architecture, autocast, batch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # recorded, and agreeing
         found, wanted = (
-            trained_steps(model, x, labels, graphs, phase, autocast=autocast)
+            trained_steps(model, x, labels, graphs, phase, autocast=autocast, awp_gamma=gamma)
             for model, graphs in zip(models, (Graphs(), None), strict=True)
         )
     for a, b in zip(found, wanted, strict=True):

@@ -80,10 +80,11 @@ def together(words: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("added", [{}, {"ema_decay": 0.9, "awp_gamma": 0.01, "label_smoothing": 0.1}], ids=["", "more"])
+def test_two_processes_train_as_one(added, tmp_path, monkeypatch):
     """With PyTorch's convolutions: the smaller their rounding, the fewer signs of PGD's gradients turn on it."""
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(to_json(CONFIG)))
+    path.write_text(json.dumps(to_json(CONFIG) | added))
     words = ["train", "--config", str(path), "--quiet", "--device", "cpu", "--run"]
     monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
     with kernels.turned_off():
@@ -103,6 +104,7 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch):
             assert second["robust_accuracy"] == pytest.approx(first["robust_accuracy"], abs=0.1)
     mine, theirs = (f.load_state()[0] for f in (one, two))
     for name in mine:
-        if name.startswith("model/"):
-            torch.testing.assert_close(theirs[name].float(), mine[name].float(), atol=5e-3, rtol=5e-2)
+        if name.startswith(("model/", "average/")):
+            near = 2e-2 if added and "running" in name else 5e-3
+            torch.testing.assert_close(theirs[name].float(), mine[name].float(), atol=near, rtol=5e-2)
     assert (two.checkpoint / "model.safetensors").exists()
