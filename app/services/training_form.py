@@ -16,6 +16,7 @@ from typing import Any
 
 from cce.cli.training import override
 from cce.config import (
+    OPTIMIZERS,
     READINGS,
     SCHEDULES,
     ConfigError,
@@ -80,7 +81,7 @@ MAIN = (
 FOLDED = (
     Field("learning_rate", "Learning rate", "The highest of the curve, last phase.", "number", low=1e-7, high=10),
     Field("schedule", "Curve", "Of the learning rate, last phase.", "choice", SCHEDULES),
-    Field("optimizer", "Optimizer", "SGD has Nesterov momentum 0.9.", "choice", ("adam", "sgd")),
+    Field("optimizer", "Optimizer", "SGD has Nesterov momentum 0.9.", "choice", OPTIMIZERS),
     Field("weight_decay", "Weight decay", "On weights of layers, a step.", "number", high=1),
     Field("clip_norm", "Gradient clip", "Largest norm; 0: none.", "number", high=1e6),
     Field("indicator", "Indicator", "soft: Eqs. 3-5. hard: Eqs. 1-2.", "choice", ("soft", "hard")),

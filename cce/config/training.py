@@ -12,6 +12,7 @@ from cce.config.values import check
 METHODS = ("nat", "adv-en", "adp", "cce")
 READINGS = ("paper", "released")
 SCHEDULES = ("constant", "one-cycle", "milestones")
+OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(len(self.phases) >= 1, "phases is empty; a run has at least one phase")
         check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
-        check(self.optimizer in ("adam", "sgd"), f"optimizer is {self.optimizer!r}; it is 'adam' or 'sgd'")
+        check(self.optimizer in OPTIMIZERS, f"optimizer is {self.optimizer!r}; it is one of {', '.join(OPTIMIZERS)}")
         check(
             self.precision in ("auto", "float32", "bfloat16"),
             f"precision is {self.precision!r}; it is 'auto', 'float32' or 'bfloat16'",

@@ -359,7 +359,10 @@ def accumulate_gradients(
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only."""
+    """Adam, AdamW, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only.
+
+    Adam adds the decay to the gradient, AdamW takes it from the weights (arXiv 1711.05101).
+    """
     weights = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [
@@ -369,4 +372,5 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, fused=fused)
-    return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(groups, lr=1e-3, fused=fused)

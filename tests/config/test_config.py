@@ -80,7 +80,7 @@ def train_config(**changes) -> TrainConfig:
         (lambda: Phase("p", 1, NAT, schedule="cosine"), "schedule is 'cosine'; there is constant, one-cycle"),
         (lambda: train_config(phases=()), "phases is empty"),
         (lambda: train_config(batch_size=0), "batch_size is 0"),
-        (lambda: train_config(optimizer="lamb"), "optimizer is 'lamb'; it is 'adam' or 'sgd'"),
+        (lambda: train_config(optimizer="lamb"), "optimizer is 'lamb'; it is one of adam, adamw, sgd"),
         (lambda: train_config(precision="float16"), "precision is 'float16'"),
         (lambda: train_config(shift=0.6), "shift is 0.6; it is a fraction of the side from 0 to 0.5"),
         (lambda: train_config(train_images=-1), "train_images is -1; 0 means all"),
