@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cce.cli.training import override
 from cce.config import (
     OPTIMIZERS,
     READINGS,
@@ -28,6 +27,7 @@ from cce.config import (
     default_attack,
     to_json,
 )
+from cce.config.overrides import override
 from cce.config.recipes import INPUTS
 from cce.data.datasets import CLASS_NAMES, DATASETS
 from cce.evaluation import presets

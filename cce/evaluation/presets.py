@@ -43,7 +43,7 @@ def preset(name: str) -> TrainConfig:
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 5, 0.4) or list(PRESETS)[:5]
-        raise ConfigError(f"preset is {name!r}; did you mean {', '.join(near)}? `python -m cce train --list` lists all")
+        raise ConfigError(f"preset is {name!r}; did you mean {', '.join(near)}?")
     return PRESETS[name]()
 
 
