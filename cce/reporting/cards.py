@@ -331,6 +331,7 @@ def released_table(released: list[Checkpoint]) -> str:
         m = c.metrics
         first = (m.get("attacks") or [{}])[0]
         aware = [row["wrong_and_unflagged"] for row in m.get("adaptive", [])]
+        benign = m.get("benign_corruptions", [])
         area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
         cells = [
             f"[{c.id}](checkpoints/{c.id}/README.md)",
@@ -340,7 +341,7 @@ def released_table(released: list[Checkpoint]) -> str:
             percent(first.get("accuracy")),
             area,
             percent(max(aware, default=None)),
-            percent(next((row["flagged"] for row in m.get("benign_corruptions", [])), None)),
+            percent(next((row["flagged"] for row in benign if row["name"].startswith("random signs")), None)),
             str(m.get("images", "")),
         ]
         lines.append("| " + " | ".join(cells) + " |")

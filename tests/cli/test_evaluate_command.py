@@ -1,6 +1,7 @@
 """`python -m cce evaluate`: what it takes, prints, writes and keeps."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -53,6 +54,23 @@ def test_one_walk_writes_metrics_card_and_detection(folder, capsys, one_aware, h
     assert "Worst case of 2 attacks" in (folder / "README.md").read_text()
     assert {"success", "batch_size", "epsilon", "versions", "processes", "seed"} <= set(made.metrics)
     assert not list((home / "evaluations").iterdir())  # nothing is left lying about
+
+
+def test_the_command_in_the_record_does_the_same_again(folder, capsys):
+    other = folder.rename(folder.with_name("renamed"))
+    words = [str(other), "--n", "3", "--adaptive", "0", "--attacks", "fgsm", "--precision", "bfloat16", "--json"]
+    assert main(["evaluate", *words]) == 0
+    first = json.loads(capsys.readouterr().out)
+    again = shlex.split(first["command"])
+    assert again[:5] == ["python", "-m", "cce", "evaluate", str(other)] and "bfloat16" in again
+    assert main([*again[3:], "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+def test_a_released_checkpoint_is_named_by_its_folder_in_the_project(capsys):
+    assert main(["evaluate", "digits-cce-rm", "--n", "2", "--adaptive", "0", "--attacks", "fgsm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"].split()[4] == "checkpoints/digits-cce-rm"
 
 
 def test_slow_attacks_on_some_of_the_images(folder, capsys, one_aware, monkeypatch):

@@ -181,6 +181,15 @@ def test_from_json_names_the_path_of_a_bad_field(path, value, words):
         from_json(TrainConfig, with_value(path, value))
 
 
+@pytest.mark.parametrize("value", ["3", 1.5, True, [1]])
+def test_a_field_of_several_types_is_refused_by_its_path(value):
+    values = to_json(AttackConfig()) | {"toward": value}
+    with pytest.raises(ConfigError, match="attack.toward is .*; it must be a int or null"):
+        from_json(AttackConfig, values, "attack")
+    assert from_json(AttackConfig, values | {"toward": 3}).toward == 3
+    assert from_json(AttackConfig, values | {"toward": None}).toward is None
+
+
 def test_from_json_names_a_missing_field():
     values = to_json(train_config())
     del values["dataset"]
