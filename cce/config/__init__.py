@@ -22,6 +22,7 @@ from cce.config.training import (
     Defense,
     Phase,
     TrainConfig,
+    mirror_keeps_class,
 )
 from cce.config.values import LARGEST_L2, ConfigError, check, check_pixel_units, from_json, to_json
 
@@ -53,5 +54,6 @@ __all__ = [
     "check_pixel_units",
     "default_attack",
     "from_json",
+    "mirror_keeps_class",
     "to_json",
 ]

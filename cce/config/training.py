@@ -15,6 +15,15 @@ SCHEDULES = ("constant", "one-cycle", "milestones")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
+def mirror_keeps_class(dataset: str) -> bool:
+    """Whether the mirror image of a picture keeps its class: true of the photographs, not of the digits.
+
+    >>> mirror_keeps_class("cifar10"), mirror_keeps_class("mnist")
+    (True, False)
+    """
+    return dataset.startswith("cifar")
+
+
 @dataclass(frozen=True)
 class Defense:
     """What the members are trained to minimize.
@@ -70,6 +79,15 @@ class Defense:
         ('ADV', 'ADV-EN', 'CCE-RM')
         """
         return "ADV" if self.method == "adv-en" and members == 1 else self.name
+
+    @property
+    def detects(self) -> bool:
+        """Whether members are trained to flag attacks, detection mode: demoting weighs more than promoting.
+
+        >>> CCE_DM.detects, CCE_RM.detects, NAT.detects
+        (True, False, False)
+        """
+        return self.lambda_dm > self.lambda_pm
 
     @property
     def targets(self) -> str:

@@ -58,7 +58,7 @@ def attack_suite(checkpoint: Checkpoint) -> list[AttackConfig]:
     suite = [replace(base, name=name) for name in ("pgd", "bim", "mim")]
     fine = replace(base, step_size=base.step_size / 2)
     suite.append(fine)
-    if checkpoint.defense.lambda_dm > checkpoint.defense.lambda_pm:
+    if checkpoint.defense.detects:
         suite += [replace(fine, name=name) for name in ("bim", "mim")]
         suite += [replace(fine, epsilon=min(1.0, base.epsilon * k / 8)) for k in (1, 2, 4, 16, 24)]
     return suite

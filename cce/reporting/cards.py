@@ -263,7 +263,7 @@ def _cells(row: dict[str, Any], detector: bool) -> list[str]:
 
 def _limits(c: Checkpoint) -> str:
     lines = ["## What it cannot do", ""]
-    if c.defense.lambda_dm > c.defense.lambda_pm:
+    if c.defense.detects:
         lines += [
             "- Robustness is given up on purpose in detection mode: accuracy under attack is low, it flags instead.",
             "- The detector is not proof against an attacker who knows of it: see the detector-aware rows.",

@@ -71,7 +71,7 @@ def test_every_pass_is_a_chance_to_stop(registry, pictures):
         ({"count": 0}, "The number of pictures is 0; it is a whole number from 1 to 1,000"),
         ({"count": None}, "The number of pictures is empty"),
         ({"aware": 2.5}, "for the attacker who knows is 2.5"),
-        ({"knowing": []}, "Choose at least one way of the attacker who knows"),
+        ({"knowing": []}, "Choose at least one detector-aware attack"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_words(registry, pictures, more: dict, words: str):
