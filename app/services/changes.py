@@ -59,7 +59,7 @@ def choices(checkpoint: Checkpoint, kind: str) -> list[tuple[str, str]]:
 
 
 def first_choice(checkpoint: Checkpoint, kind: str) -> str | None:
-    """What is done of a kind unless another is chosen: for the attacker who knows, a smooth attack."""
+    """What is done of a kind unless another is chosen: of the detector-aware attacks, a smooth one."""
     names = [name for _, name in choices(checkpoint, kind)]
     return "smooth-8" if "smooth-8" in names else next(iter(names), None)
 

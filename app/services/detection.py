@@ -36,10 +36,10 @@ COUNT, MOST = 200, 1000
 """Pictures of a measurement: unless told otherwise, and at most."""
 
 AWARE = 12
-"""Pictures that the attacker who knows gets unless told otherwise: each costs many times what PGD costs."""
+"""Pictures for detector-aware attacks by default: each costs many times what PGD costs."""
 
 AWARE_FIRST = ("agree", "smooth-8", "opgd")
-"""What the attacker who knows tries unless told otherwise: the others take long, or are much alike."""
+"""The detector-aware attacks by default: the others take long, or are much alike."""
 
 _KEPT = 16
 _clean: dict[str, tuple[Checkpoint, Split, tuple[Sample, str]]] = {}  # by the ensemble: asked once, not at every pick
@@ -159,7 +159,7 @@ def measure(
         pictures: where they come from; fewer than `count` are all used.
         attacks: each on all of them.
         count: how many pictures.
-        aware: of these, how many the attacker who knows gets.
+        aware: of these, how many the detector-aware attacks get.
         tell: hears of every pass through the ensemble, so that raising in it stops the work within one.
         knowing: the detector-aware attacks, by name.
 

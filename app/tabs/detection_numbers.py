@@ -197,7 +197,7 @@ def _rows_there_are(reports: Reports, checkpoint: Checkpoint) -> int:
 
 
 def default_aware(checkpoint: Checkpoint) -> int:
-    """How many pictures the attacker who knows gets at first: few where each takes long."""
+    """How many pictures the detector-aware attacks get at first: few where each takes long."""
     small = checkpoint.model.config.input_shape[2] <= 16
     return 4 * detection.AWARE if small else detection.AWARE
 

@@ -128,7 +128,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
 
     `robust_accuracy` and `detection_auc` are under the first attack that was measured; None where
     nothing was. Beside the AUC, and only with it: `wrong_and_unflagged` under the worst detector-aware attack,
-    and `benign_flagged`, the largest share of inputs that attack nothing and are flagged.
+    and `benign_flagged`, the largest share of a benign corruption that is flagged.
     """
     metrics = checkpoint.metrics
     first = (metrics.get("attacks") or [{}])[0]

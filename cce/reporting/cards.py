@@ -281,7 +281,7 @@ def _limits(c: Checkpoint) -> str:
 
 
 BLIND = 0.95
-"""An AUC below it is said among what a detector cannot do."""
+"""An attack whose AUC is below this is named among the limits of the card."""
 
 
 def _blind_spot(c: Checkpoint) -> list[str]:

@@ -163,7 +163,7 @@ class RunFolder:
             return ()
 
     def note_machine(self, name: str, anew: bool = False) -> None:
-        """Write down that a machine goes on with the run, or begins it `anew`."""
+        """Add a machine to the list of those that worked on the run; `anew` begins the list again."""
         before = () if anew else self.machines()
         if before[-1:] != (name,):
             with refusing(f"{self.path / 'machines.json'}"):

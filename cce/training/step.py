@@ -39,13 +39,13 @@ def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int:
 
 
 def draw_rank(generator: torch.Generator, among: int = 3) -> int:
-    """Which wrong class a batch's knowing attack wants: 0 the likeliest, up to `among` - 1."""
+    """The rank of the class that a batch's detector-aware attack aims for: 0 is the likeliest wrong one."""
     return int(torch.rand((), generator=generator).item() * among)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """All that a batch's examples hang on by chance.
+    """The random draws of a batch.
 
     `steps`, `grid` and `rank` say what is computed; `sizes` `(2,)` holds epsilon and step_size, `coarse` and `fine`
     a start in [0, 1] for each target, all three on the images' device: what a recording takes anew at every step.
