@@ -1,5 +1,6 @@
 # make app    set up and run the Studio on http://127.0.0.1:7860
 # make test   set up and run every check and test
+# make quick  the tests that take the least time: no browser, no processes, no training runs
 # make lint   set up and run ruff alone
 #
 # PYTHON=python3.12   the Python to build .venv with (3.11 or newer)
@@ -20,10 +21,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # Peer library of the attack tests; requirements-dev.txt says why it comes without dependencies.
 TORCHATTACKS := torchattacks==3.5.1
 
+# What `make quick` runs: what is worked out in memory, from configs to reports.
+QUICK := tests/test_packages.py tests/test_how_to.py tests/config tests/data/test_augmentation.py \
+  tests/attacks/test_start_noise.py tests/evaluation/test_detection.py tests/evaluation/test_transferability.py \
+  tests/training/test_losses.py tests/training/test_runs.py tests/paper tests/reporting/test_detection_report.py \
+  -m "not slow and not browser"
+
 export CHROMIUM
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: app test lint browser clean
+.PHONY: app test quick lint browser clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app-installed
@@ -32,6 +39,10 @@ app: $(VENV)/.app-installed
 test: $(VENV)/.dev-installed browser
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+quick: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(QUICK) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def build(studio: Studio) -> None:
 
     # Its name is the tool's that an assistant is given.
     def detection(model: str, attacks: list[str], epsilons: list[float] | None, count: float) -> dict[str, Any]:
-        """How well clean pictures are told from attacked ones, with the attacker who knows and just noise beside.
+        """How well clean pictures are told from attacked ones, with detector-aware attacks and benign changes beside.
 
         Args:
             model: the id of an ensemble, as `models` lists them.

@@ -21,7 +21,7 @@ ROC_HEIGHT = 330
 STACKED_HEIGHT = 976
 """Of the same figures on a phone, with their three panels below each other."""
 
-TITLES = {"attack": "An attack", "adaptive": "The attacker knows", "benign": "Just noise"}
+TITLES = {"attack": "An attack", "adaptive": "Detector-aware attack", "benign": "Benign change"}
 """The three columns, always in this order."""
 
 _BARS = 24

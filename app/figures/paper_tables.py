@@ -189,7 +189,7 @@ def _traded(row: Row, i: int) -> str:
     return f'<td><b>{shown} <span aria-label="best">★</span></b></td>' if row.best == i else f"<td>{shown}</td>"
 
 
-_KINDS = {"clean": "clean pictures", "attack": "attack", "adaptive": "attacker who knows", "benign": "attacks nothing"}
+_KINDS = {"clean": "clean pictures", "attack": "attack", "adaptive": "detector-aware attack", "benign": "benign change"}
 
 
 def detection(name: str, rows: Sequence[Mapping[str, Any]]) -> str:

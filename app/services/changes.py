@@ -23,8 +23,8 @@ from cce.evaluation.outcomes import outcome
 KINDS = (
     ("nothing", "Nothing"),
     ("attack", "An attack"),
-    ("adaptive", "The attacker knows"),
-    ("benign", "Just noise"),
+    ("adaptive", "Detector-aware attack"),
+    ("benign", "Benign change"),
 )
 """Who changes the picture, as named in a report and as shown."""
 
@@ -59,7 +59,7 @@ def choices(checkpoint: Checkpoint, kind: str) -> list[tuple[str, str]]:
 
 
 def first_choice(checkpoint: Checkpoint, kind: str) -> str | None:
-    """What is done of a kind unless another is chosen: for the attacker who knows, a smooth attack."""
+    """What is done of a kind unless another is chosen: of the detector-aware attacks, a smooth one."""
     names = [name for _, name in choices(checkpoint, kind)]
     return "smooth-8" if "smooth-8" in names else next(iter(names), None)
 
@@ -105,7 +105,7 @@ def _changed(checkpoint: Checkpoint, x: Tensor, index: int, kind: str, which: st
     x_adv, _ = examples.attack_picture(checkpoint, x[0], index, config)
     words = attacks.describe(config).removesuffix(", on the ensemble")
     if kind == "adaptive":
-        words = f"The attacker knows the detector: {words}"
+        words = f"Detector-aware attack: {words}"
     return x_adv[None], words
 
 

@@ -37,10 +37,10 @@ COUNT, MOST = 200, 1000
 """Pictures of a measurement: unless told otherwise, and at most."""
 
 AWARE = 12
-"""Pictures that the attacker who knows gets unless told otherwise: each costs many times what PGD costs."""
+"""Pictures for detector-aware attacks by default: each costs many times what PGD costs."""
 
 AWARE_FIRST = ("agree", "smooth-8", "opgd")
-"""What the attacker who knows tries unless told otherwise: the others take long, or are much alike."""
+"""The detector-aware attacks by default: the others take long, or are much alike."""
 
 _KEPT = 16
 _clean: dict[str, tuple[Checkpoint, Split, tuple[Sample, str]]] = {}  # by the ensemble: asked once, not at every pick
@@ -97,7 +97,7 @@ def released(checkpoint: Checkpoint) -> Found | None:
         check(False, f"measurements/detection.json of {checkpoint.id} is not a whole record: {error!r}")
         raise
     where = where.replace(checkpoint.dataset, dataset_title(checkpoint.dataset))
-    source = f"Measured at release on {where}; the attacker who knows on {_least(report.adaptive)} of them."
+    source = f"Measured at release on {where}; detector-aware attacks on {_least(report.adaptive)} of them."
     return Found(f"{checkpoint.id}:release", report, source)
 
 
@@ -160,7 +160,7 @@ def measure(
         pictures: where they come from; fewer than `count` are all used.
         attacks: each on all of them.
         count: how many pictures.
-        aware: of these, how many the attacker who knows gets.
+        aware: of these, how many the detector-aware attacks get.
         tell: hears of every pass through the ensemble, so that raising in it stops the work within one.
         knowing: the detector-aware attacks, by name.
 
@@ -171,11 +171,11 @@ def measure(
         ConfigError: a number that cannot be used.
     """
     n = min(check_count(count), len(pictures.split))
-    aware = min(check_count(aware, "The number of pictures for the attacker who knows"), n)
+    aware = min(check_count(aware, "The number of pictures for detector-aware attacks"), n)
     check(max(a.steps for a in attacks) <= MAX_STEPS, f"An attack takes at most {MAX_STEPS} steps here.")
     side = checkpoint.model.config.input_shape[2]
     fitting = [name for name, _ in aware_choices(side)]
-    check(any(name in fitting for name in knowing), "Choose at least one way of the attacker who knows.")
+    check(any(name in fitting for name in knowing), "Choose at least one detector-aware attack.")
     split = pictures.split.first(n)
     device = next(checkpoint.model.parameters()).device
     pulse = _Pulse(tell)
@@ -192,7 +192,7 @@ def measure(
     )
     kind = "test pictures" if pictures.missing_megabytes is None else "test pictures that ship"
     which = f"the first {n}" if n < len(pictures.split) else f"the {n}"
-    source = f"Measured here on {which} {dataset_title(checkpoint.dataset)} {kind}; the attacker who knows on {aware}."
+    source = f"Measured here on {which} {dataset_title(checkpoint.dataset)} {kind}; detector-aware attacks on {aware}."
     return report, source
 
 

@@ -78,7 +78,7 @@ def _read(studio: Studio, made: list[Checkpoint], damaged: list[str]) -> Page:
     bench = Bench(made, studio.data_root, n=0, steps=0, adaptive=1, seed=0)
     tables = [(item, _results(item, bench)) for item in paper.choose(TABLES)]
     curves = [(item, _results(item, bench)) for item in paper.choose(_CURVES)]
-    rows = {c.id: released_detection(c) for c in made if c.defense.lambda_dm > c.defense.lambda_pm}
+    rows = {c.id: released_detection(c) for c in made if c.defense.detects}
     found = orders(tables)
     found.sort(key=lambda order: (order.verdict != REVERSED, order.verdict != HOLDS))
     detection = {k: v for k, v in rows.items() if v}

@@ -58,7 +58,7 @@ def trades(ensembles: Sequence[Checkpoint]) -> list[Trade]:
     """
     kinds: dict[tuple[str, str, int], list[Checkpoint]] = {}
     for c in ensembles:
-        if c.defense.lambda_dm > c.defense.lambda_pm and all(c.metrics.get(k) for k in ("adaptive", "attacks")):
+        if c.defense.detects and all(c.metrics.get(k) for k in ("adaptive", "attacks")):
             kinds.setdefault((c.dataset, c.model.config.architecture, c.model.config.members), []).append(c)
     return [_trade(found) for found in kinds.values() if len(found) > 1]
 
@@ -101,6 +101,6 @@ _GROUPS = (
     ("Clean pictures", "%", True, _natural("accuracy", "right")),
     ("Clean pictures", "%", False, _natural("wrong_and_unflagged", "wrong and unflagged")),
     ("Attacks that ignore the detector: AUC", "AUC", True, _listed("attacks", "auc")),
-    ("The attacker knows: wrong and unflagged", "%", False, _listed("adaptive", "wrong_and_unflagged")),
-    ("Attacks nothing: flagged", "%", False, _listed("benign_corruptions", "flagged")),
+    ("Detector-aware attacks: wrong and unflagged", "%", False, _listed("adaptive", "wrong_and_unflagged")),
+    ("Benign changes: flagged", "%", False, _listed("benign_corruptions", "flagged")),
 )

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cce.checkpoints.folder import released
-from cce.cli.training import override
 from cce.config import (
+    OPTIMIZERS,
     READINGS,
     SCHEDULES,
     ConfigError,
@@ -26,8 +26,10 @@ from cce.config import (
     TrainConfig,
     check,
     default_attack,
+    mirror_keeps_class,
     to_json,
 )
+from cce.config.overrides import override
 from cce.config.recipes import INPUTS
 from cce.data.datasets import CLASS_NAMES, DATASETS
 from cce.evaluation import presets
@@ -86,26 +88,30 @@ MAIN = (
 
 FOLDED = (
     Field("learning_rate", "Learning rate", "The highest of the curve, last phase.", "number", low=1e-7, high=10),
-    Field("schedule", "Curve", "Of the learning rate, last phase.", "choice", SCHEDULES),
+    Field("schedule", "Learning-rate schedule", "Of the last phase.", "choice", SCHEDULES),
     Field("ema_decay", "Average of weights", "Decay a step, as 0.999; 0: none.", "number", high=0.99999),
     Field("awp_gamma", "Weight perturbation", "AWP's gamma, as 0.005; 0: none.", "number", high=1),
     Field("awp_start", "Perturb from epoch", "Before it, weights are not perturbed.", "number", high=10_000),
     Field("label_smoothing", "Label smoothing", "Share of a target on all classes.", "number", high=0.99),
     Field("init", "Start from the weights of", "A released ensemble, or a folder.", "choice", _RELEASED),
-    Field("optimizer", "Optimizer", "SGD has Nesterov momentum 0.9.", "choice", ("adam", "sgd")),
+    Field("optimizer", "Optimizer", "SGD has Nesterov momentum 0.9.", "choice", OPTIMIZERS),
     Field("weight_decay", "Weight decay", "On weights of layers, a step.", "number", high=1),
     Field("clip_norm", "Gradient clip", "Largest norm; 0: none.", "number", high=1e6),
     Field("indicator", "Indicator", "soft: Eqs. 3-5. hard: Eqs. 1-2.", "choice", ("soft", "hard")),
     Field("reading", "Reading of Eq. 5", "released: what the authors' code computes.", "choice", READINGS),
     Field("alpha", "alpha", "ADP's weight of entropy; 2 in the paper.", "number", high=1000),
     Field("beta", "beta", "ADP's weight of diversity; 0.5 in the paper.", "number", high=1000),
-    Field("reach_low", "Reach from", "Step size = reach x epsilon / steps.", "number", low=0.01, high=100),
-    Field("reach_high", "Reach to", "Drawn anew for each batch.", "number", low=0.01, high=100),
+    Field(
+        "reach_low", "Smallest relative step size", "Step size = this x epsilon / steps.", "number", low=0.01, high=100
+    ),
+    Field("reach_high", "Largest relative step size", "Drawn anew for each batch.", "number", low=0.01, high=100),
     Field("flip", "Mirror images", "Half of each batch.", "switch"),
     Field("shift", "Shift", "At most, as a fraction of the side.", "number", high=0.5),
-    Field("train_images", "Training images", "The first so many; 0: all.", "whole", high=1e7),
-    Field("evaluate_every", "Look every", "Epochs between two looks at accuracy.", "number", low=0.01, high=1000),
-    Field("evaluate_images", "Look at", "Test images at each look.", "whole", low=1, high=10_000),
+    Field("train_images", "Training images", "Use only the first N (0 = all).", "whole", high=1e7),
+    Field(
+        "evaluate_every", "Evaluate every (epochs)", "Epochs between two evaluations.", "number", low=0.01, high=1000
+    ),
+    Field("evaluate_images", "Images to evaluate", "Test images at each evaluation.", "whole", low=1, high=10_000),
     Field("save_every", "Save every", "Steps between two saved states.", "whole", low=1, high=100_000),
     Field("compile", "Compile", "Slower start, faster steps on a GPU.", "switch"),
 )
@@ -160,7 +166,7 @@ def values(config: TrainConfig) -> dict[str, Any]:
 def data_set_values(dataset: str) -> dict[str, Any]:
     """What goes with a data set: the size of its usual attack, and whether mirror images keep their class."""
     epsilon = round(255 * default_attack(dataset).epsilon, 4)
-    return {"epsilon_low": epsilon, "epsilon_high": epsilon, "flip": dataset.startswith("cifar")}
+    return {"epsilon_low": epsilon, "epsilon_high": epsilon, "flip": mirror_keeps_class(dataset)}
 
 
 def config(base: TrainConfig, typed: Mapping[str, Any], lines: str = "") -> TrainConfig:

@@ -61,7 +61,7 @@ def limits(checkpoint: Checkpoint) -> list[str]:
         f"calibrated on ({detector.images:,}).",
         "No flag is no proof that all is well: an attacker who knows of the detector can pass it." + _aware(metrics),
     ]
-    if checkpoint.defense.lambda_dm <= checkpoint.defense.lambda_pm:
+    if not checkpoint.defense.detects:
         lines.append("This model was not trained to detect: its members stay sure of themselves under attack.")
     return lines
 

@@ -83,13 +83,13 @@ def build_more(checkpoint: Checkpoint, first: AttackConfig, top: tuple[gr.Dropdo
     values = _values(checkpoint, first, 0)
     name, explanation, epsilon = top
     with gr.Accordion("More settings", open=False, elem_id="more-settings") as more:
-        norm = gr.Radio(label="Epsilon bounds", elem_id="norm", **values[1])
+        norm = gr.Radio(label="Norm", elem_id="norm", **values[1])
         with gr.Row():
             step_size = gr.Number(label="Step size, in 1/255", min_width=120, **values[3])
             steps = gr.Number(label="Steps", precision=0, min_width=120, **values[4])
         with gr.Row():
-            target = gr.Dropdown(label="Target", min_width=120, **values[5])
-            toward = gr.Dropdown(label="Towards", min_width=120, elem_id="toward", **values[8])
+            target = gr.Dropdown(label="Attacked model", min_width=120, **values[5])
+            toward = gr.Dropdown(label="Target class", min_width=120, elem_id="toward", **values[8])
         objective = gr.Dropdown(label="Loss of the ensemble", min_width=120, **values[6])
         with gr.Row():
             restarts = gr.Number(label="Restarts", precision=0, min_width=120, **values[7])

@@ -1,4 +1,4 @@
-"""The Detection tab: is this picture attacked? One picture first, then many, with the attacker who knows among them."""
+"""The Detection tab: is this picture attacked? One picture first, then many, with detector-aware attacks among them."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def build(studio: Studio, reports: Reports, checkpoint: Checkpoint) -> Numbers:
             knowing = gr.CheckboxGroup(
                 aware_titles(checkpoint),
                 value=first_aware(checkpoint),
-                label="The attacker knows",
+                label="Detector-aware attacks",
                 elem_id="detection-knowing",
             )
             with gr.Row():
@@ -125,7 +125,7 @@ def build(studio: Studio, reports: Reports, checkpoint: Checkpoint) -> Numbers:
                 )
                 aware = gr.Number(
                     default_aware(checkpoint),
-                    label="For the attacker who knows",
+                    label="For detector-aware attacks",
                     precision=0,
                     min_width=120,
                     elem_id="detection-aware",
@@ -178,10 +178,10 @@ _BOARD = (
 _READING = (
     '<div class="studio-limits"><h3>What is measured</h3><ul>'
     "<li><b>An attack</b>: its maker does not know that there is a detector. Attacks should be flagged.</li>"
-    "<li><b>The attacker knows</b>: members are driven to one wrong class, or the entropy is held down, so that the "
+    "<li><b>Detector-aware attack</b>: members are driven to one wrong class, or the entropy is held down, so that the "
     "ensemble stays sure of itself; smooth attacks also avoid the fine patterns that detectors trip over. These "
     "should be flagged too.</li>"
-    "<li><b>Just noise</b>: random noise of the attack’s size, JPEG, blur. Nobody attacks, so nothing should be "
+    "<li><b>Benign change</b>: random noise of the attack’s size, JPEG, blur. Nobody attacks, so nothing should be "
     "flagged.</li><li>A good detector has a high AUC in the first two and .5 in the third. Near 1 on one attack alone "
     "says little.</li></ul></div>"
 )
@@ -197,7 +197,7 @@ def _rows_there_are(reports: Reports, checkpoint: Checkpoint) -> int:
 
 
 def default_aware(checkpoint: Checkpoint) -> int:
-    """How many pictures the attacker who knows gets at first: few where each takes long."""
+    """How many pictures the detector-aware attacks get at first: few where each takes long."""
     small = checkpoint.model.config.input_shape[2] <= 16
     return 4 * detection.AWARE if small else detection.AWARE
 

@@ -193,7 +193,7 @@ def loss_of(
 
 
 def agreement_on(model: Ensemble, target: Tensor) -> Objective:
-    """-sum_n C(f^n(x), t), `(B,)`: climbed, every member comes to say `target` `(B,)`, and the entropy falls."""
+    """-sum_n C(f^n(x), t), `(B,)`: climbing it makes all members predict `target` `(B,)` and lowers the entropy."""
     return lambda x: -member_losses(model.member_logits(x), target).sum(0)
 
 

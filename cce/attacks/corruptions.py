@@ -1,4 +1,4 @@
-"""Corruptions: inputs that attack nothing, which a detector should leave alone."""
+"""Benign corruptions: noise, JPEG, blur and the like, which a detector should not flag."""
 
 from __future__ import annotations
 

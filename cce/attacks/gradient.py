@@ -25,6 +25,7 @@ from cce.attacks.ascent import (
     pgd_sign,
     uniform_start,
 )
+from cce.attacks.start_noise import StartNoise
 from cce.attacks.task import Task, check_batch, check_weights, generators_for, to_grid
 from cce.config import AttackConfig, check
 from cce.models import Ensemble, evaluating
@@ -113,7 +114,6 @@ def attack(
     result = x.clone()
     with evaluating(model), evaluating(judge):
         for again in range(config.restarts):
-            noise = _uniform_noise(x, numbers, seed, again) if config.info.random else None
             for i in range(0, len(x), batch_size):
                 rows = slice(i, i + batch_size)
                 size = len(x[rows])
@@ -129,7 +129,7 @@ def attack(
                     labels=labels[rows],
                     config=config,
                     generators=generators_for(seed, numbers[rows], again),
-                    start=None if noise is None else torch.stack(noise[rows]).to(x),
+                    noise=StartNoise(seed + 1_000_003 * again, tuple(numbers[rows])),
                     threshold=threshold,
                     early=early,
                     on_grid=on_grid,
@@ -139,17 +139,6 @@ def attack(
                 result[rows] = _again(task, result[rows]) if again else _run(task)
                 tick(1)
     return result
-
-
-def _uniform_noise(x: Tensor, numbers: Sequence[int], seed: int, again: int) -> list[Tensor]:
-    """Noise in [-1, 1] for each image, from one stream: image n gets the n-th draw, whichever images there are."""
-    generator = torch.Generator().manual_seed(seed + 1_000_003 * again)
-    wanted, drawn = set(numbers), {}
-    for number in range(max(numbers) + 1):
-        unit = torch.rand(x.shape[1:], generator=generator)
-        if number in wanted:
-            drawn[number] = 2 * unit - 1
-    return [drawn[number] for number in numbers]
 
 
 def _run(task: Task) -> Tensor:

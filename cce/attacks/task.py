@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cce.attacks.ascent import Direction, Loss, Projection, Watcher, ball, l2_norm, loss_of, momentum, steepest
+from cce.attacks.start_noise import StartNoise
 from cce.config import AttackConfig, check
 from cce.models import Ensemble
 
@@ -22,8 +23,8 @@ class Task:
     """What an attack is given.
 
     `model` is searched for gradients; `judge` says what is fooled. `x` `(B, C, H, W)` in [0, 1],
-    `labels` `(B,)`. `generators` are the images' own, on the CPU. `start` is PGD's uniform noise in
-    [-1, 1], `(B, C, H, W)`, where the attack starts at random. `threshold`: the detector flags above
+    `labels` `(B,)`. `generators` are the images' own, on the CPU. `noise` is what PGD's random start is
+    drawn from, at the first use. `threshold`: the detector flags above
     this entropy (nats). `early` lets an image rest once it is fooled; `on_grid` judges what a PNG can
     hold of it (see `to_grid`). `tick(fraction)` reports how far
     this batch is.
@@ -35,7 +36,7 @@ class Task:
     labels: Tensor
     config: AttackConfig
     generators: Sequence[torch.Generator]
-    start: Tensor | None = None
+    noise: StartNoise | None = None
     threshold: float | None = None
     early: bool = False
     on_grid: bool = False
@@ -46,8 +47,8 @@ class Task:
         """The task on some of its images; `rows` is `(B,)` bool or indices."""
         index = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         mine = [self.generators[i] for i in index.tolist()]
-        start = None if self.start is None else self.start[index]
-        return replace(self, x=self.x[index], labels=self.labels[index], generators=mine, start=start, watch=None)
+        noise = None if self.noise is None else self.noise.only(index.tolist())
+        return replace(self, x=self.x[index], labels=self.labels[index], generators=mine, noise=noise, watch=None)
 
     def named(self, name: str, steps: int) -> Task:
         """The same images under another attack of the same ball."""
@@ -69,8 +70,8 @@ class Task:
         """PGD's start: uniform in the ball, within [0, 1]."""
         epsilon = self.config.epsilon
         if self.config.norm == "linf":
-            assert self.start is not None
-            return (self.x + epsilon * self.start).clamp(0, 1)
+            assert self.noise is not None
+            return (self.x + epsilon * self.noise.draw(self.x.shape[1:]).to(self.x)).clamp(0, 1)
         normal = self.draw("normal", *self.x.shape[1:])
         radius = self.draw("uniform", 1, 1, 1) ** (1 / max(1, self.x[0].numel()))
         return (self.x + epsilon * radius * normal / l2_norm(normal).clamp_min(1e-12)).clamp(0, 1)

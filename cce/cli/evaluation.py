@@ -280,7 +280,7 @@ def _record(
     options: argparse.Namespace, checkpoint: Checkpoint, dataset: str, n: int, adaptive: int, device: torch.device
 ) -> dict[str, Any]:
     """What an evaluation says of itself."""
-    said = ["python", "-m", "cce", "evaluate", f"checkpoints/{checkpoint.id}", "--n", str(n)]
+    said = ["python", "-m", "cce", "evaluate", _place(checkpoint, options.checkpoint), "--n", str(n)]
     said += [] if options.add else ["--adaptive", str(adaptive)]
     said += ["--seed", str(options.seed)]
     said += ["--slow", str(options.slow)] if options.slow else []
@@ -288,6 +288,7 @@ def _record(
     said += ["--success", options.success] if options.success != "last" else []
     said += ["--sanity", str(options.sanity)] if options.sanity else []
     said += ["--transfer-from", *options.transfer_from] if options.transfer_from else []
+    said += ["--precision", options.precision] if options.precision != "auto" else []
     said += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     said += ["--add"] if options.add else []
     return {
@@ -295,6 +296,12 @@ def _record(
         "device": checkpoints.machine_name(device),
         "command": shlex.join(said),
     }
+
+
+def _place(checkpoint: Checkpoint, name: str) -> str:
+    """What a command names a checkpoint by: a released one by its folder in the project, any other as it was typed."""
+    ships = checkpoint.folder is not None and checkpoint.folder.resolve() in checkpoints.released()
+    return f"checkpoints/{checkpoint.folder.name}" if ships and checkpoint.folder else name
 
 
 def _write(checkpoint: Checkpoint, record: dict[str, Any]) -> None:

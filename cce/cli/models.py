@@ -61,7 +61,7 @@ def models(options: argparse.Namespace) -> int:
 
 
 def detection(c: Checkpoint) -> str:
-    """Detection in a line: the AUC, and beside it the attacker who knows and inputs that attack nothing."""
+    """Detection in a line: the AUC, and beside it detector-aware attacks and benign corruptions."""
     row = presets.summary(c)
     if row["detection_auc"] is None:
         return "detection n/a"

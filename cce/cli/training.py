@@ -7,16 +7,15 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from cce.cli import Commands, add_device_and_data, find_checkpoint, print_json
-from cce.config import READINGS, ConfigError, ModelConfig, Phase, TrainConfig, check, from_json, recipes, to_json
+from cce.config import READINGS, ConfigError, ModelConfig, TrainConfig, check, from_json, recipes
+from cce.config.overrides import override, with_loss
 from cce.data import class_folders
 from cce.data.datasets import Dataset
 from cce.evaluation import presets
@@ -213,7 +212,7 @@ def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
     if loss:
         flag = next(iter(loss)).replace("_", "-")
         check(bool(crossing), f"--{flag} is given, but no phase of this preset has Eq. 5; take a cce preset")
-        config = dataclasses.replace(config, phases=tuple(_with_loss(phase, loss) for phase in config.phases))
+        config = with_loss(config, loss)
     whole = {name: getattr(options, name) for name in _CONFIG_FIELDS if getattr(options, name) is not None}
     if Path(whole.get("init") or "missing").is_dir():
         whole["init"] = str(Path(whole["init"]).resolve())
@@ -228,33 +227,3 @@ def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
         model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
         config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
     return dataclasses.replace(config, model=model)
-
-
-def _with_loss(phase: Phase, loss: dict[str, Any]) -> Phase:
-    if phase.defense.method != "cce":
-        return phase
-    made = dataclasses.replace(phase.defense, **loss)
-    name = made.name if phase.name == phase.defense.name else phase.name
-    return dataclasses.replace(phase, defense=made, name=name)
-
-
-def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
-    """`config` with `field=value` settings; nested fields by dots, `phases.0.epochs=3`."""
-    values = json.loads(json.dumps(to_json(config)))
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        check(bool(equals), f"--set is {setting!r}; it must be FIELD=VALUE")
-        *parents, last = path.split(".")
-        place: Any = values
-        try:
-            for key in parents:
-                place = place[int(key)] if isinstance(place, list) else place[key]
-            last = int(last) if isinstance(place, list) else last
-            _ = place[last]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise ConfigError(f"--set {setting!r}: the config has no field {path!r}") from None
-        try:
-            place[last] = json.loads(text)
-        except json.JSONDecodeError:
-            place[last] = text
-    return from_json(TrainConfig, values)

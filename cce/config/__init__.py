@@ -16,11 +16,13 @@ from cce.config.training import (
     CCE_RM,
     DEFENSES,
     NAT,
+    OPTIMIZERS,
     READINGS,
     SCHEDULES,
     Defense,
     Phase,
     TrainConfig,
+    mirror_keeps_class,
 )
 from cce.config.values import LARGEST_L2, ConfigError, check, check_pixel_units, from_json, to_json
 
@@ -42,6 +44,7 @@ __all__ = [
     "NAT",
     "NORMS",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "Phase",
     "READINGS",
     "SCORES",
@@ -52,5 +55,6 @@ __all__ = [
     "check_pixel_units",
     "default_attack",
     "from_json",
+    "mirror_keeps_class",
     "to_json",
 ]

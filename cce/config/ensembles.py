@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from cce.config.values import check
 
+STANDARD_CNNS = ("cnn-mnist", "cnn-cifar10", "cnn-cifar100")
+"""The standard CNNs of Table 8; `cce.models.members` holds their layers."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -23,10 +26,10 @@ class ModelConfig:
     input_shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        known = self.architecture in ("cnn-mnist", "cnn-cifar10", "cnn-cifar100") or self.resnet_depth
+        known = self.architecture in STANDARD_CNNS or self.resnet_depth
         check(
             bool(known),
-            f"architecture is {self.architecture!r}; there is cnn-mnist, cnn-cifar10, cnn-cifar100 "
+            f"architecture is {self.architecture!r}; there is {', '.join(STANDARD_CNNS)} "
             "and resnetD with D = 6n + 2 (resnet20, resnet32, ...), wider as resnetD-wW with W = 32, 48, ... 256",
         )
         check(self.members >= 1, f"members is {self.members}; an ensemble has at least one")

@@ -26,6 +26,7 @@ from cce.config import (
     TrainConfig,
     TrainingAttack,
     default_attack,
+    mirror_keeps_class,
 )
 
 Recipe = Callable[[], TrainConfig]
@@ -68,7 +69,7 @@ class Cell:
         schedule = "milestones" if self.milestones else "constant"
         name = loss.name_with(model.members)
         phase = Phase(name, self.epochs, loss, self.attack, 1e-3, schedule, milestones=self.milestones)
-        return TrainConfig(self.dataset, model, (phase,), flip=self.dataset != "mnist")
+        return TrainConfig(self.dataset, model, (phase,), flip=mirror_keeps_class(self.dataset))
 
 
 def _fixed(epsilon: float, step_size: float, steps: int = 10) -> TrainingAttack:
@@ -286,7 +287,7 @@ def _cnn_fast(dataset: str, members: int, defense: str) -> TrainConfig:
     else:
         trained = Phase(loss.name_with(model.members), more, loss, _three_steps(epsilon), 1e-3, "one-cycle")
         phases = (Phase("natural", first, NAT, learning_rate=1e-3, schedule="one-cycle"), trained)
-    return TrainConfig(dataset, model, phases, flip=dataset != "mnist", **_FAST)
+    return TrainConfig(dataset, model, phases, flip=mirror_keeps_class(dataset), **_FAST)
 
 
 def _fast_recipes() -> dict[str, Recipe]:
@@ -310,7 +311,7 @@ def _fast_recipes() -> dict[str, Recipe]:
 
 
 def _digits(defense: str, phases: tuple[Phase, ...], **more: Any) -> TrainConfig:
-    settings: dict[str, Any] = {"batch_size": 64, "flip": False, "evaluate_every": 5.0}
+    settings: dict[str, Any] = {"batch_size": 64, "flip": mirror_keeps_class("digits"), "evaluate_every": 5.0}
     return TrainConfig("digits", model_of("digits", "resnet8", 2, defense), phases, **settings | more)
 
 

@@ -13,6 +13,16 @@ from cce.config.values import check
 METHODS = ("nat", "adv-en", "adp", "cce")
 READINGS = ("paper", "released")
 SCHEDULES = ("constant", "one-cycle", "milestones")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def mirror_keeps_class(dataset: str) -> bool:
+    """Whether the mirror image of a picture keeps its class: true of the photographs, not of the digits.
+
+    >>> mirror_keeps_class("cifar10"), mirror_keeps_class("mnist")
+    (True, False)
+    """
+    return dataset.startswith("cifar")
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,15 @@ class Defense:
         ('ADV', 'ADV-EN', 'CCE-RM')
         """
         return "ADV" if self.method == "adv-en" and members == 1 else self.name
+
+    @property
+    def detects(self) -> bool:
+        """Whether members are trained to flag attacks, detection mode: demoting weighs more than promoting.
+
+        >>> CCE_DM.detects, CCE_RM.detects, NAT.detects
+        (True, False, False)
+        """
+        return self.lambda_dm > self.lambda_pm
 
     @property
     def targets(self) -> str:
@@ -164,7 +183,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(len(self.phases) >= 1, "phases is empty; a run has at least one phase")
         check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
-        check(self.optimizer in ("adam", "sgd"), f"optimizer is {self.optimizer!r}; it is 'adam' or 'sgd'")
+        check(self.optimizer in OPTIMIZERS, f"optimizer is {self.optimizer!r}; it is one of {', '.join(OPTIMIZERS)}")
         check(
             self.precision in ("auto", "float32", "bfloat16"),
             f"precision is {self.precision!r}; it is 'auto', 'float32' or 'bfloat16'",

@@ -82,9 +82,20 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         inner = [items[0]] * len(value) if items[-1] is Ellipsis else items
         return tuple(_value(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
     if isinstance(hint, types.UnionType):
-        return value
+        return _one_of(typing.get_args(hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     right = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     check(right, f"{where} is {value!r}; it must be a {hint.__name__}")
     return value
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """`value` as the first of `kinds` that takes it, as in `int | None`."""
+    for kind in kinds:
+        try:
+            return _value(kind, value, where)
+        except ConfigError:
+            continue
+    names = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+    raise ConfigError(f"{where} is {value!r}; it must be a {names}")

@@ -49,7 +49,9 @@ def find(folder: Path | str) -> tuple[Files, Files]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; --data-dir takes a folder with a subfolder for each class")
+        raise DataError(
+            f"there is no folder {folder}; pictures of your own are a folder with a subfolder for each class"
+        )
     parts = [folder / "train", folder / "test"]
     if all(part.is_dir() for part in parts):
         train, test = (_classes(part) for part in parts)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cce.config import ConfigError
+from cce.config import ConfigError, mirror_keeps_class
 from cce.data import files as data_files
 from cce.data.downloads import DOWNLOAD_BYTES, Progress, fetch
 from cce.data.files import SHAPES, DataError
@@ -134,7 +134,7 @@ class Dataset:
     @property
     def flips(self) -> bool:
         """Whether a mirror image keeps its class: true of photographs, not of digits."""
-        return self.name.startswith("cifar")
+        return mirror_keeps_class(self.name)
 
     @property
     def input_size(self) -> tuple[int, int, int]:

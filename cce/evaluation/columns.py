@@ -1,4 +1,4 @@
-"""Columns of a walk: the attacks, the attackers who know the detector, and what attacks nothing."""
+"""Columns of an evaluation: attacks, detector-aware attacks and benign corruptions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Detection: scores of an input (the entropy of f_en first), their thresholds, ROC and AUC.
 
 `DetectionReport` is the only thing that figures and tables of detection are made from, and it cannot be
-made without the attacker who knows and without inputs that attack nothing.
+made without detector-aware attacks and benign corruptions.
 """
 
 from __future__ import annotations

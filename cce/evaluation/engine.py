@@ -74,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a column: the float32 verdict on its examples, and who was `fooled` `(B,)` (see `Attacked`).
+    """The result of a column: the float32 verdict on its examples, and who was `fooled` `(B,)` (see `Attacked`).
 
     `seconds` are those of all threads and processes together, `taken_up` of them spent by an earlier, killed walk.
     """
@@ -150,7 +150,7 @@ def walk(
     processes: Processes | None = None,
     report: Report | None = None,
 ) -> tuple[Outcome, list[Found]]:
-    """The outcome on the images themselves, and what came of each column, in their order.
+    """The outcome on the clean images, and the result of each column, in their order.
 
     Args:
         model: judges in float32.

@@ -43,7 +43,7 @@ def preset(name: str) -> TrainConfig:
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 5, 0.4) or list(PRESETS)[:5]
-        raise ConfigError(f"preset is {name!r}; did you mean {', '.join(near)}? `python -m cce train --list` lists all")
+        raise ConfigError(f"preset is {name!r}; did you mean {', '.join(near)}?")
     return PRESETS[name]()
 
 
@@ -58,7 +58,7 @@ def attack_suite(checkpoint: Checkpoint) -> list[AttackConfig]:
     suite = [replace(base, name=name) for name in ("pgd", "bim", "mim")]
     fine = replace(base, step_size=base.step_size / 2)
     suite.append(fine)
-    if checkpoint.defense.lambda_dm > checkpoint.defense.lambda_pm:
+    if checkpoint.defense.detects:
         suite += [replace(fine, name=name) for name in ("bim", "mim")]
         suite += [replace(fine, epsilon=min(1.0, base.epsilon * k / 8)) for k in (1, 2, 4, 16, 24)]
     return suite
@@ -130,7 +130,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
 
     `robust_accuracy` and `detection_auc` are under the first attack that was measured; None where
     nothing was. Beside the AUC, and only with it: `wrong_and_unflagged` under the worst detector-aware attack,
-    and `benign_flagged`, the largest share of inputs that attack nothing and are flagged.
+    and `benign_flagged`, the largest share of a benign corruption that is flagged.
     """
     metrics = checkpoint.metrics
     first = (metrics.get("attacks") or [{}])[0]

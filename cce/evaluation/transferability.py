@@ -18,6 +18,20 @@ _BATCH = 32
 """Images that are judged at a time: between two one can stop."""
 
 
+def total_transferability(a: Sequence[Sequence[float]], members: int) -> float:
+    """T = sum over members i != j of (a(i,j) - a(i,i)).
+
+    Args:
+        a: accuracy of j, the column, on the examples that attack i, the row; the members first.
+        members: how many rows and columns are members.
+
+    >>> total_transferability([[0.25, 0.75], [0.5, 0.5]], 2)
+    0.5
+    """
+    n = range(members)
+    return sum(a[i][j] - a[i][i] for i in n for j in n if i != j)
+
+
 @dataclass(frozen=True)
 class Transferability:
     """Table 6 for an ensemble of N members.
@@ -45,8 +59,7 @@ class Transferability:
     @property
     def transferability(self) -> float:
         """T = sum over members i != j of (a(i,j) - a(i,i)); the smaller, the more the examples transfer."""
-        n = range(self.members)
-        return sum(self.a[i][j] - self.a[i][i] for i in n for j in n if i != j)
+        return total_transferability(self.a, self.members)
 
     @property
     def not_transferable(self) -> float:

@@ -222,7 +222,7 @@ def _robust(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench
 
 
 def _released_black_box(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint) -> Result | None:
-    """What `transfer SOURCE ... --write` measured of the two."""
+    """The black-box accuracy of the two ensembles that `transfer SOURCE ... --write` measured."""
     assert cell.attack is not None
     for record in (read_measurement(c, BLACK_BOX) or {}).get("records", []):
         found = black_box_from_json(record["black_box"])

@@ -183,7 +183,7 @@ def family_of(c: Checkpoint) -> Family | None:
 
 
 def _kept(group: Sequence[Checkpoint]) -> Family | None:
-    """What ships with all of a group and is of it alone."""
+    """The comparison in the measurements of all of a group, if it compares these ensembles alone."""
     names = {c.id for c in group}
     for c in group:
         family = family_of(c)

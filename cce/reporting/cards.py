@@ -290,7 +290,7 @@ def _cells(row: dict[str, Any], detector: bool) -> list[str]:
 
 def _limits(c: Checkpoint) -> str:
     lines = ["## What it cannot do", ""]
-    if c.defense.lambda_dm > c.defense.lambda_pm:
+    if c.defense.detects:
         lines += [
             "- Robustness is given up on purpose in detection mode: accuracy under attack is low, it flags instead.",
             "- The detector is not proof against an attacker who knows of it: see the detector-aware rows.",
@@ -308,7 +308,7 @@ def _limits(c: Checkpoint) -> str:
 
 
 BLIND = 0.95
-"""An AUC below it is said among what a detector cannot do."""
+"""An attack whose AUC is below this is named among the limits of the card."""
 
 
 def _blind_spot(c: Checkpoint) -> list[str]:
@@ -358,6 +358,7 @@ def released_table(released: list[Checkpoint]) -> str:
         m = c.metrics
         first = (m.get("attacks") or [{}])[0]
         aware = [row["wrong_and_unflagged"] for row in m.get("adaptive", [])]
+        benign = m.get("benign_corruptions", [])
         area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
         cells = [
             f"[{c.id}](checkpoints/{c.id}/README.md)",
@@ -367,7 +368,7 @@ def released_table(released: list[Checkpoint]) -> str:
             percent(first.get("accuracy")),
             area,
             percent(max(aware, default=None)),
-            percent(next((row["flagged"] for row in m.get("benign_corruptions", [])), None)),
+            percent(next((row["flagged"] for row in benign if row["name"].startswith("random signs")), None)),
             str(m.get("images", "")),
         ]
         lines.append("| " + " | ".join(cells) + " |")

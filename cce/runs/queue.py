@@ -8,7 +8,6 @@ time.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import shutil
 import signal
@@ -27,6 +26,7 @@ from cce.checkpoints.folder import Checkpoint
 from cce.config import TrainConfig, to_json
 from cce.data import class_folders
 from cce.evaluation.presets import export
+from cce.machine import locks
 from cce.models import Ensemble
 from cce.reporting.cards import save_with_card
 from cce.runs.background import cores, reap, repeat, send, spawn
@@ -304,7 +304,7 @@ class Jobs:
         except OSError as error:
             raise JobError(f"the folder of the runs cannot be written: {error.strerror}") from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locks.lock(lock.fileno())
             yield
 
 

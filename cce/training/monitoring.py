@@ -13,6 +13,7 @@ from cce.config import AttackConfig, Defense
 from cce.data.datasets import Dataset, Split
 from cce.evaluation.detection import auc
 from cce.evaluation.outcomes import Outcome, outcome
+from cce.evaluation.transferability import total_transferability
 from cce.models import Ensemble
 from cce.training.parallel import ALONE, Team
 
@@ -54,11 +55,10 @@ def monitoring_figures(
     n = len(model.members)
     clean, robust = seen(x), attacked(None)
     own = [attacked(member).member_accuracy for member in range(n)] if n > 1 else [robust.member_accuracy]
-    flow = sum(own[i][j] - own[i][i] for i in range(n) for j in range(n))  # i = j adds nothing
     return {
         **_prefixed("natural", clean),
         **_prefixed("robust", robust),
-        "transferability": flow,
+        "transferability": total_transferability(own, n),
         "detection_auc": auc(clean.entropy.cpu().numpy(), robust.entropy.cpu().numpy()),
         "images": len(split),
     }
@@ -111,7 +111,7 @@ def criterion(defense: Defense) -> str:
     """What the best state is chosen by, in words; see `standing`."""
     if defense.method == "nat":
         return "natural accuracy"
-    if defense.lambda_dm > defense.lambda_pm:
+    if defense.detects:
         return "natural accuracy plus the AUC of entropy detection"
     return "robust accuracy"
 
@@ -125,6 +125,6 @@ def standing(row: dict[str, Any], defense: Defense) -> float:
     """
     if defense.method == "nat":
         return row["natural_accuracy"]
-    if defense.lambda_dm > defense.lambda_pm:
+    if defense.detects:
         return row["natural_accuracy"] + row["detection_auc"]
     return row["robust_accuracy"]

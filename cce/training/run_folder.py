@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cce.config import ConfigError, TrainConfig, from_json, to_json
+from cce.machine import locks
 from cce.machine.files import write_atomically, written_beside
 
 STATES = ("queued", "running", "stopping", "stopped", "finished", "failed")
@@ -59,11 +60,9 @@ class RunLock:
     """The system's lock (flock) on a run folder: it ends with its process, however that ends, and leaves no file."""
 
     def __init__(self, folder: RunFolder) -> None:
-        import fcntl
-
-        self._place = os.open(folder.path, os.O_RDONLY)
+        self._place = os.open(folder.path, os.O_RDONLY) if locks.AVAILABLE else -1
         try:
-            fcntl.flock(self._place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(self._place, wait=False)
         except BlockingIOError:
             self.close()
             who = folder.status().get("pid")
@@ -164,7 +163,7 @@ class RunFolder:
             return ()
 
     def note_machine(self, name: str, anew: bool = False) -> None:
-        """Write down that a machine goes on with the run, or begins it `anew`."""
+        """Add a machine to the list of those that worked on the run; `anew` begins the list again."""
         before = () if anew else self.machines()
         if before[-1:] != (name,):
             with refusing(f"{self.path / 'machines.json'}"):

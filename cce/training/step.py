@@ -40,13 +40,13 @@ def draw_grid(attack: TrainingAttack, generator: torch.Generator) -> int:
 
 
 def draw_rank(generator: torch.Generator, among: int = 3) -> int:
-    """Which wrong class a batch's knowing attack wants: 0 the likeliest, up to `among` - 1."""
+    """The rank of the class that a batch's detector-aware attack aims for: 0 is the likeliest wrong one."""
     return int(torch.rand((), generator=generator).item() * among)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """All that a batch's examples hang on by chance.
+    """The random draws of a batch.
 
     `steps`, `grid` and `rank` say what is computed; `sizes` `(2,)` holds epsilon and step_size, `coarse` and `fine`
     a start in [0, 1] for each target, all three on the images' device: what a recording takes anew at every step.
@@ -372,7 +372,10 @@ def accumulate_gradients(
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only."""
+    """Adam, AdamW, or SGD with Nesterov momentum 0.9; weight decay on convolution and linear weights only.
+
+    Adam adds the decay to the gradient, AdamW takes it from the weights (arXiv 1711.05101).
+    """
     weights = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [
@@ -382,4 +385,5 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, fused=fused)
-    return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(groups, lr=1e-3, fused=fused)

@@ -28,7 +28,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(
-                "--tensorboard needs the tensorboard package, which is not installed: pip install tensorboard"
+                "event files need the tensorboard package, which is not installed: pip install tensorboard"
             ) from error
         with refusing(str(folder)):
             self._writer = SummaryWriter(str(folder))

@@ -107,7 +107,7 @@ def first_picture(studio: Studio) -> attacks.Picture:
     [
         ("nothing", "Choose on the left what happens to it"),
         ("attack", "The ensemble"),
-        ("adaptive", "knows the detector"),
+        ("adaptive", "Detector-aware attack"),
         ("benign", "Nobody attacked"),
     ],
 )

@@ -31,7 +31,7 @@ def test_nothing_leaves_the_picture_and_an_attack_stays_in_its_ball(checkpoint, 
         found = changes.change(checkpoint, x, label, kind, which)
         assert 0 < found.size <= 0.15 + 1e-6
         assert found.after["entropy"] != found.before["entropy"]
-        assert ("knows the detector" in found.words) == (kind == "adaptive")
+        assert ("Detector-aware attack" in found.words) == (kind == "adaptive")
 
 
 def test_noise_is_named_as_what_it_is_and_lies_on_the_pixels_grid(checkpoint, digits: Dataset):

@@ -30,7 +30,7 @@ def measured(registry: Registry, pictures, name: str = "tiny-two", tell=lambda w
 def test_a_measurement_has_all_three_columns_and_says_where_it_comes_from(registry, pictures):
     told = []
     report, source = measured(registry, pictures, tell=lambda what, fraction: told.append((what, fraction)))
-    assert source == "Measured here on the first 8 Digits test pictures; the attacker who knows on 2."
+    assert source == "Measured here on the first 8 Digits test pictures; detector-aware attacks on 2."
     assert len(report.clean) == 8 and [len(s) for s in report.adaptive] == [2]
     assert "PGD" in report.attacks[0].name and len(report.benign) == 8
     fractions = [fraction for _, fraction in told]
@@ -70,8 +70,8 @@ def test_every_pass_is_a_chance_to_stop(registry, pictures):
     [
         ({"count": 0}, "The number of pictures is 0; it is a whole number from 1 to 1,000"),
         ({"count": None}, "The number of pictures is empty"),
-        ({"aware": 2.5}, "for the attacker who knows is 2.5"),
-        ({"knowing": []}, "Choose at least one way of the attacker who knows"),
+        ({"aware": 2.5}, "for detector-aware attacks is 2.5"),
+        ({"knowing": []}, "Choose at least one detector-aware attack"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_words(registry, pictures, more: dict, words: str):
@@ -111,7 +111,7 @@ def test_what_was_measured_here_comes_before_what_was_measured_at_release(
     record = {"report": report.to_json(), "data": "the first 8 test images of digits"}
     (folder / MEASUREMENTS / "detection.json").write_text(json.dumps(record))
     found = reports.latest(registry.get("tiny-two"))
-    words = "Measured at release on the first 8 test images of Digits; the attacker who knows on 2 of them."
+    words = "Measured at release on the first 8 test images of Digits; detector-aware attacks on 2 of them."
     assert found.source == words
     assert found.report.rows()[1]["auc"] == pytest.approx(report.rows()[1]["auc"])
     kept = reports.keep(registry.get("tiny-two"), report, "Measured here")

@@ -215,9 +215,9 @@ def test_recipes_for_detection_stand_side_by_side(tmp_path: Path):
     rows = {(row.group, row.name): row for row in one.rows}
     assert ("Clean pictures", "wrong and unflagged") not in rows
     assert rows["Clean pictures", "right"].values == (0.8, 0.8) and rows["Clean pictures", "right"].best is None
-    aware = rows["The attacker knows: wrong and unflagged", "agreeing members"]
+    aware = rows["Detector-aware attacks: wrong and unflagged", "agreeing members"]
     assert aware.values == (0.99, 0.4) and aware.best == 1 and aware.images == (200, 100)
-    assert rows["Attacks nothing: flagged", "random signs"].best is None
+    assert rows["Benign changes: flagged", "random signs"].best is None
     shown = paper_tables.trade(one)
     assert "n = 200 and 100" in shown and shown.count("★</span>") == 1
     assert re.search(r"<b>40.0\s?% <span", shown) and "<td>99.0" in shown

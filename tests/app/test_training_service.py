@@ -12,8 +12,8 @@ from app.figures import training as figures
 from app.services import training
 from app.services.training import Policy, Training, curves, duration, estimate_words, log_lines, policy, row, title
 from cce.checkpoints import folder as checkpoints
-from cce.cli.training import override
 from cce.config import to_json
+from cce.config.overrides import override
 from cce.evaluation.presets import preset
 from cce.runs.job import Job, JobError
 from cce.runs.queue import Jobs

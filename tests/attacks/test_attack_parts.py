@@ -260,7 +260,7 @@ def test_spsa_estimates_the_gradient(thresholds):
     model = thresholds(0.5)
     config = AttackConfig("spsa", 0.1, steps=1)
     x, label = torch.full((1, 1, 4, 4), 0.6), torch.tensor([1])
-    task = Task(model, model, x, label, config, generators_for(0, [0]), torch.zeros_like(x))
+    task = Task(model, model, x, label, config, generators_for(0, [0]))
     signs = task.draw("signs", 2000, 1, 4, 4)[0]
     signs = torch.cat([signs, -signs])
     loss = spsa.margin(task, x + spsa.NEARBY * signs)

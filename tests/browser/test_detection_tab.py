@@ -20,7 +20,7 @@ def on_digits(page: Page) -> None:
 def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
     page = open_page()
     on_digits(page)
-    page.locator("#detection-change").get_by_label("Just noise").check()
+    page.locator("#detection-change").get_by_label("Benign change").check()
     expect(page.locator("#detection-verdict")).to_contain_text("Nobody attacked.")
     expect(page.locator("#detection-evidence")).to_contain_text("clean test pictures")
 
@@ -31,7 +31,7 @@ def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
     expect(page.locator("#detection-board .main-svg").first).to_be_visible()
     rates = page.locator("#detection-board .rate")
     expect(rates).to_have_count(4)
-    expect(rates.nth(2)).to_contain_text("The attacker knows")
+    expect(rates.nth(2)).to_contain_text("Detector-aware")
 
     handle, words = page.locator(".studio-threshold"), page.locator(".threshold-words")
     expect(words).to_contain_text("the model's own threshold")

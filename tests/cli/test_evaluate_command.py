@@ -1,6 +1,7 @@
 """`python -m cce evaluate`: what it takes, prints, writes and keeps."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -55,6 +56,24 @@ def test_one_walk_writes_metrics_card_and_detection(folder, capsys, one_aware, h
     assert not list((home / "evaluations").iterdir())  # nothing is left lying about
 
 
+def test_the_command_in_the_record_does_the_same_again(folder, capsys):
+    other = folder.rename(folder.with_name("renamed"))
+    words = [str(other), "--n", "3", "--adaptive", "0", "--attacks", "fgsm", "--precision", "bfloat16", "--json"]
+    assert main(["evaluate", *words]) == 0
+    first = json.loads(capsys.readouterr().out)
+    again = shlex.split(first["command"])
+    assert again[:5] == ["python", "-m", "cce", "evaluate", str(other)] and "bfloat16" in again
+    assert main([*again[3:], "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    for name in ("command", "search_precision", "natural", "worst_case", "seed"):
+        assert first[name] == second[name]
+
+
+def test_a_released_checkpoint_is_named_by_its_folder_in_the_project(capsys):
+    assert main(["evaluate", "digits-cce-rm", "--n", "2", "--adaptive", "0", "--attacks", "fgsm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"].split()[4] == "checkpoints/digits-cce-rm"
+
+
 def test_slow_attacks_on_some_of_the_images(folder, capsys, one_aware, monkeypatch):
     monkeypatch.setattr("cce.evaluation.presets.SLOW", ("mt-bim", "spsa"))
     words = ["evaluate", str(folder), "--n", "6", "--adaptive", "2", "--attacks", "fgsm", "--slow", "3", "--write"]
@@ -88,7 +107,7 @@ def test_added_attacks_come_out_as_in_one_evaluation(folder, trained, tmp_path, 
     for name in ("natural", "attacks", "adaptive", "command", "device", "seconds"):
         assert made.metrics[name] == before.metrics[name]
     for added, measured in zip(made.metrics["slow"], whole["slow"], strict=True):
-        assert added["source"]["command"].endswith("tiny --n 2 --seed 0 --slow 2 --add")
+        assert added["source"]["command"].endswith(f"{other} --n 2 --seed 0 --slow 2 --add")
         assert {k: v for k, v in added.items() if k not in ("source", "seconds")} == {
             k: v for k, v in measured.items() if k != "seconds"
         }

@@ -9,8 +9,8 @@ from PIL import Image
 from cce.__main__ import build_parser, main
 from cce.checkpoints import folder as checkpoints
 from cce.cli.evaluation import parse_attack
-from cce.cli.training import override
 from cce.config import AttackConfig, ConfigError
+from cce.config.overrides import override
 from cce.data.datasets import load
 from cce.evaluation import presets
 

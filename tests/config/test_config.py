@@ -80,7 +80,7 @@ def train_config(**changes) -> TrainConfig:
         (lambda: Phase("p", 1, NAT, schedule="cosine"), "schedule is 'cosine'; there is constant, one-cycle"),
         (lambda: train_config(phases=()), "phases is empty"),
         (lambda: train_config(batch_size=0), "batch_size is 0"),
-        (lambda: train_config(optimizer="lamb"), "optimizer is 'lamb'; it is 'adam' or 'sgd'"),
+        (lambda: train_config(optimizer="lamb"), "optimizer is 'lamb'; it is one of adam, adamw, sgd"),
         (lambda: train_config(precision="float16"), "precision is 'float16'"),
         (lambda: train_config(shift=0.6), "shift is 0.6; it is a fraction of the side from 0 to 0.5"),
         (lambda: train_config(train_images=-1), "train_images is -1; 0 means all"),
@@ -184,6 +184,15 @@ def with_value(path: str, value) -> dict:
 def test_from_json_names_the_path_of_a_bad_field(path, value, words):
     with pytest.raises(ConfigError, match=words):
         from_json(TrainConfig, with_value(path, value))
+
+
+@pytest.mark.parametrize("value", ["3", 1.5, True, [1]])
+def test_a_field_of_several_types_is_refused_by_its_path(value):
+    values = to_json(AttackConfig()) | {"toward": value}
+    with pytest.raises(ConfigError, match="attack.toward is .*; it must be a int or null"):
+        from_json(AttackConfig, values, "attack")
+    assert from_json(AttackConfig, values | {"toward": 3}).toward == 3
+    assert from_json(AttackConfig, values | {"toward": None}).toward is None
 
 
 def test_from_json_names_a_missing_field():

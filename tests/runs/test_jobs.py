@@ -14,8 +14,8 @@ import pytest
 
 import cce.runs.job
 from cce.checkpoints import folder as checkpoints
-from cce.cli.training import override
 from cce.config import TrainConfig, to_json
+from cce.config.overrides import override
 from cce.evaluation.presets import preset
 from cce.runs import queue as jobs
 from cce.runs.background import alive

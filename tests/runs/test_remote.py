@@ -18,8 +18,8 @@ from huggingface_hub._jobs_api import DEFAULT_UV_IMAGE
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.hub import HubError
-from cce.cli.training import override
 from cce.config import to_json
+from cce.config.overrides import override
 from cce.evaluation.presets import preset
 from cce.runs import remote
 from cce.runs.job import JobError

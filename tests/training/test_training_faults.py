@@ -294,4 +294,4 @@ def test_tensorboard_logs_hold_the_run(words, tmp_path):
 def test_tensorboard_that_is_missing_is_told(words, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main([*words, "--tensorboard"]) == 2
-    assert "--tensorboard needs the tensorboard package, which is not installed" in capsys.readouterr().err
+    assert "event files need the tensorboard package, which is not installed" in capsys.readouterr().err
