@@ -25,6 +25,8 @@ from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.checkpoints.hub import FILES, CheckpointError
 from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, from_json, to_json
+from cce.data.picture_split import FILE as PICTURES
+from cce.data.picture_split import Record, read_record
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 
@@ -36,7 +38,7 @@ class Checkpoint:
     """An ensemble with all that was said and measured of it.
 
     `training` is the record of how it was made: the run's config, seconds, machine, versions.
-    `metrics` is what `python -m cce evaluate` wrote.
+    `metrics` is what `python -m cce evaluate` wrote. `pictures`: of an own folder, what each picture was for.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Checkpoint:
     detector: Detector | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    pictures: Record | None = None
 
     @property
     def defense_name(self) -> str:
@@ -117,9 +120,12 @@ class Checkpoint:
 def training_record(
     config: TrainConfig, steps: int, seconds: float, device: torch.device, machines: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s."""
+    """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s.
+
+    A folder of pictures is named without its path: what is published tells nothing of a machine's folders.
+    """
     return {
-        "config": to_json(config),
+        "config": to_json(replace(config, data_dir=Path(config.data_dir).name)),
         "steps": steps,
         "images_seen": steps * config.batch_size,
         "seconds": round(seconds, 1),
@@ -172,6 +178,8 @@ def save(checkpoint: Checkpoint, folder: Path | str, card: str | None = None) ->
     write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
     if card:
         write_atomically(folder / "README.md", card)
+    if checkpoint.pictures is not None:
+        write_atomically(folder / PICTURES, json.dumps(checkpoint.pictures.to_json()) + "\n")
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
     checkpoint.folder = folder
     return folder
@@ -205,9 +213,13 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     model = _build(folder, config)
     metrics_file = folder / "metrics.json"
     metrics = _read_json(metrics_file) if metrics_file.exists() else {}
+    try:
+        pictures = read_record(folder)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
     model.to(device, memory_format=torch.channels_last).eval()
     _check_outputs(folder / "model.safetensors", model)
-    return Checkpoint(model=model, metrics=metrics, folder=folder, **checkpoint_fields)
+    return Checkpoint(model=model, metrics=metrics, folder=folder, pictures=pictures, **checkpoint_fields)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cce.data.picture_split import FILE as PICTURES
+
 FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """What a checkpoint's folder holds."""
 
@@ -29,7 +31,7 @@ MOST_BYTES = 1_000_000_000
 NOBODY = "nobody"
 """In the place of a token: ask as somebody who is not logged in."""
 
-_SENT = (*FILES, "measurements/*")
+_SENT = (*FILES, PICTURES, "measurements/*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 

@@ -17,13 +17,14 @@ from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import add_black_box, write_measurement
 from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
-from cce.cli.datasets import add_data_dir, check_classes, load_dataset
+from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
 from cce.config import SCORES, check
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.evaluation.detection import DetectionReport
+from cce.evaluation.own_pictures import check_classes, without_path
 from cce.machine.files import write_atomically
 from cce.models import resolve_device
 from cce.reporting import figures, report
@@ -126,7 +127,7 @@ def detect(options: argparse.Namespace) -> int:
         )
     record = _record(options, [checkpoint], dataset.name, len(x), device)
     if options.write:
-        write_measurement(checkpoint, "detection", {**record, "report": found.to_json()})
+        write_measurement(checkpoint, "detection", _shared({**record, "report": found.to_json()}, options))
     rows = found.rows(options.score)
     if options.out:
         drawn = {"roc": figures.roc_curves, "histogram": figures.histogram, "auc": figures.auc_by_epsilon}
@@ -188,10 +189,10 @@ def transfer(options: argparse.Namespace) -> int:
     told = _record(options, made, dataset.name, len(x), device)
     record = {**told, "transferability": found.to_json()}
     if options.write and alone:
-        write_measurement(made[0], "transferability", record)
+        write_measurement(made[0], "transferability", _shared(record, options))
     elif options.write:
         for c in made:
-            add_black_box(c, {**told, "black_box": found.to_json()})
+            add_black_box(c, _shared({**told, "black_box": found.to_json()}, options))
     if options.out:
         report.write(figure, options.out, f"Transferability, {', '.join(c.id for c in made)}")
     if options.json:
@@ -303,6 +304,11 @@ def _check_out(out: Path | None) -> None:
     check(
         out is None or out.suffix.lower() in (".html", ".png"), f"--out is {str(out)!r}; it must end in .html or .png"
     )
+
+
+def _shared(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """A record as it may leave this machine."""
+    return without_path(record, options.data_dir)
 
 
 def _images(split: data.Split, n: int, command: str) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from cce.cli import Commands, add_device_and_data, print_json
+from cce.cli.datasets import add_skip_bad, tell
 from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
 from cce.data import class_folders
 from cce.data.datasets import Dataset
 from cce.evaluation import presets
+from cce.evaluation.own_pictures import remember
 from cce.models import resolve_device
 from cce.reporting.cards import save_with_card
 from cce.runs.queue import Snapshot
@@ -43,8 +45,10 @@ def add(commands: Commands) -> None:
         "--data-dir",
         type=Path,
         metavar="FOLDER",
-        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ with these",
+        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ (or val/) with "
+        "these",
     )
+    add_skip_bad(p)
     p.add_argument("--members", type=int, help="networks in the ensemble; ADV-EN of one is ADV")
     p.add_argument("--lambda-pm", type=float, help="weight of promoting, in every CCE phase; 1 in robustness mode")
     p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
@@ -113,7 +117,10 @@ def train_in(
     """
     from cce.training.trainer import TrainingError, run
 
-    dataset = read_data(config, options, team)
+    dataset = read_data(config, options, team, folder.path)
+    if team.main and dataset.record is not None:
+        remember(dataset.record, config.data_dir)
+        tell("train", dataset)
     try:
         trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard)
     except TrainingError as error:
@@ -138,12 +145,12 @@ def train_in(
     return 0
 
 
-def read_data(config: TrainConfig, options: argparse.Namespace, team: Team) -> Dataset:
+def read_data(config: TrainConfig, options: argparse.Namespace, team: Team, run: Path) -> Dataset:
     """What the config trains on; the main process goes first, as it may have to download it."""
     if not team.main:
         team.gather(None)
     with tqdm(unit="picture", desc="reading", disable=options.quiet or not (config.data_dir and team.main)) as bar:
-        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update())
+        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update(), run, options.skip_bad)
     if team.main:
         team.gather(None)
     return dataset
@@ -187,7 +194,7 @@ def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
         model = dataclasses.replace(model, members=options.members)
     if options.data_dir is not None:
         where = options.data_dir.expanduser().resolve()
-        model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
+        model = dataclasses.replace(model, classes=len(class_folders.read_layout(where).classes))
         config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
     return dataclasses.replace(config, model=model, seed=config.seed if options.seed is None else options.seed)
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from cce.picture_kinds import HEIF, RESAVE, WAY_OUT, heif_brand, what_it_is_instead, without_text
+from cce.data.picture_kinds import HEIF, RESAVE, WAY_OUT, heif_brand, what_it_is_instead, without_text
 
 MIN_SIDE = 8
 """Fewest pixels along a side. Models take 16 to 32 of them: from fewer than 8, most of what the
@@ -48,7 +48,8 @@ def read_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Read an uploaded picture, whatever its format, as it is meant to look.
 
     Turned upright by its EXIF orientation; colours brought from the picture's own profile to sRGB; transparency laid on
-    white; 16-bit grey scaled to 8; the first frame of an animation. The format is told by the content, not by the file's name.
+    white; 16-bit grey scaled to 8; the first frame of an animation. The format is told by the content, not
+    by the file's name.
     Decodes no more than ``MAX_PIXELS``: a larger baseline JPEG is decoded at a fraction of its
     size, anything else is refused from its header alone.
 

@@ -119,6 +119,7 @@ def export(
         classes=dataset.classes,
         defense=config.defense,
         training=training_record(config, trainer.step, trainer.seconds, trainer.device, trainer.machines),
+        pictures=dataset.record,
         detector=calibrate(clean.entropy.cpu().numpy(), false_positive_rate, where),
     )
 

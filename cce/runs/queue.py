@@ -192,7 +192,8 @@ class Jobs:
         model = Ensemble(config.model)
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
         snapshot = Snapshot(model, config, step, float(tensors["seconds"]), machines=job.folder.machines())
-        checkpoint = export(snapshot, class_folders.of_config(config, self.data_root), name)
+        dataset = class_folders.of_config(config, self.data_root, run=job.folder.path)
+        checkpoint = export(snapshot, dataset, name)
         save_with_card(checkpoint, latest_folder(job.folder))
         return checkpoint
 

@@ -7,6 +7,7 @@ that weights, optimizer and step are the whole state: a run that was killed goes
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import time
@@ -23,12 +24,14 @@ from cce.checkpoints.folder import machine_name
 from cce.config import TrainConfig, check, default_attack, to_json
 from cce.data.augmentation import augment
 from cce.data.datasets import Dataset
+from cce.data.picture_split import FILE as PICTURES
 from cce.fast import SearchCopy, use_kernels
+from cce.machine.files import write_atomically
 from cce.models import Ensemble, fast_dtype
 from cce.training import state as training_state
 from cce.training.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
 from cce.training.parallel import ALONE, Team, share_batch_norm, share_batch_size
-from cce.training.run_folder import RunError, RunFolder
+from cce.training.run_folder import RunError, RunFolder, refusing
 from cce.training.step import make_optimizer, train_step
 
 Log = Callable[[dict[str, Any]], None]
@@ -401,6 +404,9 @@ def run(
     lock = None
     if team.main:
         folder.create(to_json(config))
+        if dataset.record is not None and not (folder.path / PICTURES).exists():
+            with refusing(f"{folder.path / PICTURES}"):
+                write_atomically(folder.path / PICTURES, json.dumps(dataset.record.to_json()) + "\n")
         lock = folder.lock()
     try:
         trainer = Trainer(config, dataset, folder, device, team, log)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from cce.picture_kinds import is_picture_file
-from cce.pictures import PictureError, read_picture
+from cce.data.picture_kinds import is_picture_file
+from cce.data.pictures import PictureError, read_picture
 
 ORANGE = (200, 60, 30)
 

@@ -86,7 +86,9 @@ def what_it_is_instead(head: bytes) -> str:
     if head.startswith(b"%PDF"):
         return f"This is a PDF document, not a picture. {RESAVE}"
     if head.startswith(b"version https://git-lfs.github.com"):
-        return "This is a Git LFS pointer in the place of a picture. Run 'git lfs pull' where it lies to get the picture."
+        return (
+            "This is a Git LFS pointer in the place of a picture. Run 'git lfs pull' where it lies to get the picture."
+        )
     if _is_text(head):
         return f"This is a text file, not a picture, whatever its name says. {WAY_OUT}"
     return f"This file is not a picture, or is in a format that is not supported. {WAY_OUT}"
