@@ -16,7 +16,16 @@ from torch import Tensor
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import add_black_box, write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
+from cce.cli import (
+    Commands,
+    add_device_and_data,
+    add_json,
+    add_seed,
+    check_out,
+    find_checkpoint,
+    print_json,
+    progress_bar,
+)
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
@@ -82,7 +91,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--slow", action="store_true", help="run slow attacks too (Auto-Attack, SPSA, B&B, multi-targeted)")
     p.add_argument("--adaptive", type=int, default=50, help="of the images, how many get the detector-aware attacks")
     p.add_argument("--out", type=Path, default=Path("reproduction.html"), help="the report; the JSON goes beside it")
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_json(p)
 
@@ -92,7 +101,7 @@ def _add_common(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--write", action="store_true", help="keep the figures in the checkpoint's folder, under measurements/"
     )
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_data_dir(p)
     add_json(p)
@@ -102,7 +111,7 @@ def detect(options: argparse.Namespace) -> int:
     """`python -m cce detect`."""
     from cce.evaluation.evaluate import detect as measure
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     check(0 <= options.rate <= 100, f"--rate is {options.rate}; it is from 0 to 100 percent")
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
@@ -158,7 +167,7 @@ def transfer(options: argparse.Namespace) -> int:
     """`python -m cce transfer`."""
     from cce.evaluation.transferability import black_box, transferability
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     device = resolve_device(options.device)
     made = [find_checkpoint(name, device) for name in options.checkpoints]
     datasets = {c.dataset for c in made}
@@ -215,7 +224,7 @@ def surface(options: argparse.Namespace) -> int:
     from cce.evaluation.one_picture import attack_picture, classify
     from cce.evaluation.surfaces import surface as measure
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     config = attack_config(options, checkpoint.dataset)
@@ -297,13 +306,6 @@ def _folders(given: Sequence[Path] | None) -> list[Path]:
         check(bool(inside), f"{folder} is no checkpoint folder and holds none")
         found += inside
     return found
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a bad name before minutes are spent."""
-    check(
-        out is None or out.suffix.lower() in (".html", ".png"), f"--out is {str(out)!r}; it must end in .html or .png"
-    )
 
 
 def _shared(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

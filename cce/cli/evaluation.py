@@ -17,7 +17,7 @@ import torch
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, add_seed, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import ATTACKS, AttackConfig, ConfigError, check
 from cce.evaluation import presets
@@ -98,7 +98,7 @@ def add(commands: Commands) -> None:
         help="measure --attacks on --n images, or the attacks of --slow, and write them into the checkpoint beside "
         "what metrics.json holds, which stays",
     )
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_data_dir(p)
     add_json(p)

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from cce.cli import Commands, add_device_and_data, print_json
+from cce.cli import Commands, add_device_and_data, add_seed, print_json
 from cce.cli.datasets import add_skip_bad, tell
 from cce.config import READINGS, ConfigError, Phase, TrainConfig, check, from_json, recipes, to_json
 from cce.data import class_folders
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
     p.add_argument("--indicator", choices=("soft", "hard"), help="w of Eq. 5: Eqs. 3-5 or Eqs. 1-2")
     p.add_argument("--reading", choices=READINGS, help="of Eq. 5: the paper's, or what the authors' code computes")
-    p.add_argument("--seed", type=int, help="overrides the preset's seed")
+    add_seed(p, "overrides the preset's seed", None)
     p.add_argument(
         "--weights",
         choices=("float32", "float16", "int8"),
