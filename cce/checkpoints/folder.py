@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.checkpoints.hub import FILES, CheckpointError
+from cce.checkpoints.weight_files import check_types, refuse_pointer
 from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, from_json, to_json
 from cce.data.picture_split import FILE as PICTURES
 from cce.data.picture_split import Record, read_record
@@ -223,6 +224,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    refuse_pointer(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -269,9 +271,11 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
 def _build(folder: Path, config: ModelConfig) -> Ensemble:
     """The ensemble with its weights; nothing is built that the weights' file does not bear out."""
     path = folder / "model.safetensors"
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            check_types(path, {name: file.get_slice(name).get_dtype() for name in file.keys()})
             _compare_counts(path, shapes, config)
             with torch.device("meta"):  # names and shapes alone: a config can ask for any size
                 model = Ensemble(config)

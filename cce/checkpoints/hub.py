@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cce.checkpoints.weight_files import CheckpointError
 from cce.data.picture_split import FILE as PICTURES
 
 FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
@@ -34,10 +35,6 @@ NOBODY = "nobody"
 _SENT = (*FILES, PICTURES, "measurements/*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and the field."""
 
 
 class HubError(CheckpointError):

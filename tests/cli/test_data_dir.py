@@ -50,7 +50,7 @@ def save(fresh, tmp_path):
         made = Checkpoint(name, model.eval(), "pets", classes, CCE_DM, training, detector)
         if (tmp_path / "pets").is_dir():
             made.pictures = READ(tmp_path / "pets", (1, 8, 8)).record
-        if Path(was).is_dir():
+        if made.pictures and was and Path(was).is_dir():
             own_pictures.remember(made.pictures, was)
         return checkpoints.save(made, tmp_path / name)
 

@@ -3,8 +3,9 @@
 import pytest
 from PIL import Image
 
-from cce import checkpoints, data
 from cce.__main__ import main
+from cce.checkpoints import folder as checkpoints
+from cce.data import datasets as data
 
 HUGE = "99999999999999999999"
 
@@ -12,7 +13,7 @@ HUGE = "99999999999999999999"
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be attacked."""
-    monkeypatch.setattr("cce.examples.attack_picture", lambda *a, **k: pytest.fail("attacked"))
+    monkeypatch.setattr("cce.evaluation.one_picture.attack_picture", lambda *a, **k: pytest.fail("attacked"))
 
 
 def status(words):
