@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--score", choices=SCORES, default="entropy", help="what an input is judged by")
     p.add_argument("--figure", choices=("roc", "histogram", "auc"), default="roc", help="what --out shows")
-    p.add_argument("--n", type=int, default=200, help="number of test images, from the first")
+    p.add_argument("--n", "--images", type=int, default=200, help="number of test images, from the first")
     p.add_argument("--adaptive", type=int, default=50, help="of these, how many get the detector-aware attacks")
     p.add_argument("--rate", type=float, default=5.0, help="false positives that thresholds are set for, in percent")
     _add_common(p)
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("checkpoints", nargs="+", help="checkpoint folders, or names of released ensembles")
     p.add_argument("--attack", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: the data set's)")
-    p.add_argument("--n", type=int, default=200, help="number of test images, from the first")
+    p.add_argument("--n", "--images", type=int, default=200, help="number of test images, from the first")
     _add_common(p)
 
     p = commands.add(
@@ -85,7 +85,11 @@ def add(commands: Commands) -> None:
         "--checkpoints", nargs="+", type=Path, help="checkpoint folders, or folders of them (default: released)"
     )
     p.add_argument(
-        "--n", type=int, default=200, help="test images of a measurement; 0: only what was measured at release"
+        "--n",
+        "--images",
+        type=int,
+        default=200,
+        help="test images of a measurement; 0: only what was measured at release",
     )
     p.add_argument("--steps", type=int, default=20, help="no attack takes more steps; 0: the paper's own number")
     p.add_argument("--slow", action="store_true", help="run slow attacks too (Auto-Attack, SPSA, B&B, multi-targeted)")

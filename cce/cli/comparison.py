@@ -26,7 +26,11 @@ def add(commands: Commands) -> None:
     p = commands.add("compare", compare, "Ensembles that one recipe made, the loss apart, on the same images.")
     p.add_argument("checkpoints", nargs="*", help="checkpoint folders, or names of released ensembles (default: all)")
     p.add_argument(
-        "--n", type=int, default=0, help="test images to attack, from the first; 0: only what was measured before"
+        "--n",
+        "--images",
+        type=int,
+        default=0,
+        help="test images to attack, from the first; 0: only what was measured before",
     )
     p.add_argument("--attack", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: the data set's)")
     p.add_argument("--write", action="store_true", help="keep the comparison in their folders, for their cards")

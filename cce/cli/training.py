@@ -37,7 +37,14 @@ def add(commands: Commands) -> None:
     p = commands.add("train", train, "Train an ensemble from a preset, in a run folder that resumes.")
     p.add_argument("preset", nargs="?", help="name of a preset; see --list")
     p.add_argument("--list", action="store_true", help="list the presets and stop")
-    p.add_argument("--run", dest="folder", type=Path, help="run folder (default runs/PRESET); resumed where it exists")
+    # torchrun takes --run for the beginning of options of its own, wherever it stands.
+    p.add_argument(
+        "--run",
+        "--run-folder",
+        dest="folder",
+        type=Path,
+        help="run folder (default runs/PRESET); resumed where it exists. Under torchrun, write --run-folder",
+    )
     p.add_argument("--name", help="id of the ensemble (default: the preset's name, else the run folder's)")
     p.add_argument("--config", type=Path, help="train this config.json instead of a preset")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field of the config")
@@ -64,6 +71,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--half", dest="weights", action="store_const", const="float16", help="short for --weights float16")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--tensorboard", action="store_true", help="also write event files to the run folder's tensorboard/")
+    p.add_argument("--keep-going", action="store_true", help="go on where predictions look collapsed to uniform")
     p.add_argument("--estimate", action="store_true", help="measure for two seconds, print time and memory as JSON")
     p.add_argument("--next", action="store_true", help="afterwards start the run that is next in line beside this one")
     add_device_and_data(p)
@@ -122,7 +130,7 @@ def train_in(
         remember(dataset.record, config.data_dir)
         tell("train", dataset)
     try:
-        trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard)
+        trainer = run(config, dataset, folder, device, options.quiet, team, options.tensorboard, options.keep_going)
     except TrainingError as error:
         print(f"cce train: {error}", file=sys.stderr)
         return 1
