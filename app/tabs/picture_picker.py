@@ -16,6 +16,7 @@ from app.services import gallery
 from app.services.attacks import AUTO, Picture, open_upload, refit
 from app.services.gallery import Collection
 from app.studio import Studio
+from app.upload_limit import MEGABYTES
 from cce.checkpoints.folder import Checkpoint
 from cce.evaluation import own_pictures
 
@@ -122,7 +123,12 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
                 elem_id=f"{prefix}own-folder",
             )
         with gr.Tab("Upload", id="upload"):
-            upload = gr.File(label="Drop a picture here", type="binary", height=130, elem_id=f"{prefix}upload")
+            upload = gr.File(
+                label=f"Drop a picture here, at most {MEGABYTES} MB",
+                type="binary",
+                height=130,
+                elem_id=f"{prefix}upload",
+            )
             gr.HTML('<p class="studio-note">Or try one of these:</p>')
             sample = gr.Gallery(
                 [(str(path), name) for name, path in gallery.examples()],

@@ -24,7 +24,7 @@ from cce.evaluation import presets
 from cce.evaluation.own_pictures import remember
 from cce.models import resolve_device
 from cce.reporting.cards import save_with_card
-from cce.runs.queue import Snapshot
+from cce.runs.queue import Snapshot, is_run_name
 from cce.training.monitoring import criterion
 from cce.training.parallel import Team, join
 from cce.training.run_folder import RunError, RunFolder
@@ -91,6 +91,12 @@ def train(options: argparse.Namespace) -> int:
         print_json(estimate(config, device))
         return 0
     folder = RunFolder(options.folder or Path("runs") / (options.preset or options.config.stem))
+    name = folder.path.resolve().name
+    check(
+        is_run_name(name) or (folder.path / "config.json").exists(),
+        f"--run is {str(folder.path)!r}; the Studio lists no run of that name: a run folder's name has at most 60 "
+        "letters without accents, digits, dots, _ and -, and no dot first",
+    )
     team = join(device)
     try:
         name = options.name or options.preset or folder.path.name

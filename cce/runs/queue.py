@@ -41,6 +41,15 @@ SPARE_BYTES = 200_000_000
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,59}")
 
 
+def is_run_name(name: str) -> bool:
+    """Whether a run folder of this name is listed.
+
+    >>> is_run_name("my-run_2"), is_run_name("my run")
+    (True, False)
+    """
+    return bool(_NAME.fullmatch(name))
+
+
 class Jobs:
     """The runs in one folder.
 

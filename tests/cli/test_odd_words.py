@@ -62,6 +62,13 @@ def test_a_huge_seed_in_a_config_is_refused(capsys, tmp_path):
     assert "seed is 99999999999999999999" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["my run", "naïve", ".hidden", "x" * 61])
+def test_a_run_that_the_studio_would_not_list_is_refused(name, here, capsys):
+    assert status(["train", "digits-quick", "--run", f"runs/{name}", "--quiet"]) == 2
+    assert "the Studio lists no run of that name" in capsys.readouterr().err
+    assert not (here / "runs").exists()
+
+
 def test_a_test_picture_that_ships_needs_no_download(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data, "download", lambda *a, **k: pytest.fail("asked for a download"))
     name = next(p.name for p in checkpoints.released() if p.name.startswith("cifar10"))

@@ -46,7 +46,7 @@ def test_torchrun_trains_in_the_folder_that_it_is_given(tmp_path):
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(to_json(tiny_config(evaluate_every=100))))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cce", "train"]
-    words += ["--config", str(path), "--quiet", "--device", "cpu", "--run-folder", str(tmp_path / "my run")]
+    words += ["--config", str(path), "--quiet", "--device", "cpu", "--run-folder", str(tmp_path / "mine")]
     done = subprocess.run(
         [sys.executable, *words],
         cwd=Path(__file__).parents[2],
@@ -56,5 +56,5 @@ def test_torchrun_trains_in_the_folder_that_it_is_given(tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    folder = RunFolder(tmp_path / "my run")
+    folder = RunFolder(tmp_path / "mine")
     assert folder.status()["state"] == "finished" and (folder.checkpoint / "model.safetensors").exists()
