@@ -60,6 +60,8 @@ def problem(block_fn: BlockFunction, inputs: Any) -> str | None:
         count = len(inputs) if isinstance(inputs, Sequence) and not isinstance(inputs, str) else 0
         names = ", ".join(name_of(block) for block in blocks)
         return f"{_title(block_fn)} takes {len(blocks)} arguments ({names}); {count} came."
+    if block_fn.api_visibility != "public":
+        return None  # the page's own components may have changed since they were built
     for i in given:
         if i in block_fn.component_prop_inputs:
             continue

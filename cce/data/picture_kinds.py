@@ -81,6 +81,8 @@ def what_it_is_instead(head: bytes) -> str:
         return f"This AVIF picture is damaged or of a kind that cannot be read. {RESAVE}"
     if brand:
         return f"This is a video, not a picture. {WAY_OUT}"
+    if head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return f"This picture is damaged or incomplete. {RESAVE}"
     if b"<svg" in head.lower():
         return f"This is an SVG drawing, which has no pixels. {RESAVE}"
     if head.startswith(b"%PDF"):

@@ -71,6 +71,7 @@ def test_a_png_with_megabytes_of_compressed_text_opens():
     [
         (b"\0\0\0\x18ftypcrx " + bytes(64), "a camera raw file"),
         (b"FUJIFILMCCD-RAW " + bytes(64), "a camera raw file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "This picture is damaged or incomplete"),
         (b"\xff\x0a" + bytes(64), "a JPEG XL picture"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(64), "a JPEG XL picture"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n", "Git LFS pointer.*git lfs pull"),
