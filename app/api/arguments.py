@@ -6,6 +6,7 @@ traceback in the log; here it is refused in words first.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,7 @@ def refuse_in_words(demo: gr.Blocks) -> None:
         except gr.Error:
             raise
         except Exception as error:
-            names = ", ".join(name_of(block) for block in block_fn.inputs)
+            names = ", ".join(names_of(block_fn))
             words = f"An argument of {_title(block_fn)} cannot be read. It takes: {names}. A picture is uploaded first."
             raise _refusal(block_fn, words) from error
 
@@ -58,7 +59,7 @@ def problem(block_fn: BlockFunction, inputs: Any) -> str | None:
     given = [i for i, block in enumerate(blocks) if not getattr(block, "stateful", False)]
     if not isinstance(inputs, Sequence) or isinstance(inputs, str) or len(inputs) < len(blocks):
         count = len(inputs) if isinstance(inputs, Sequence) and not isinstance(inputs, str) else 0
-        names = ", ".join(name_of(block) for block in blocks)
+        names = ", ".join(names_of(block_fn))
         return f"{_title(block_fn)} takes {len(blocks)} arguments ({names}); {count} came."
     if block_fn.api_visibility != "public":
         return None  # the page's own components may have changed since they were built
@@ -66,18 +67,18 @@ def problem(block_fn: BlockFunction, inputs: Any) -> str | None:
         if i in block_fn.component_prop_inputs:
             continue
         if takes := _unlike(blocks[i], inputs[i]):
-            return f"{name_of(blocks[i])} is {_shown(inputs[i])}; it takes {takes}."
+            return f"{names_of(block_fn)[i]} is {_shown(inputs[i])}; it takes {takes}."
     return None
 
 
-def name_of(block: Any) -> str:
-    """What an argument is called: the first words of its component's label.
-
-    >>> name_of(gr.Number(label="epsilon, in 1/255", render=False))
-    'epsilon'
-    """
-    label = str(getattr(block, "label", None) or getattr(block, "elem_id", None) or "an argument")
-    return label.partition(":")[0].partition(",")[0]
+def names_of(block_fn: BlockFunction) -> list[str]:
+    """What the arguments of a listener are called: by its function, else by how the components' labels begin."""
+    names = list(inspect.signature(block_fn.fn).parameters) if callable(block_fn.fn) else []
+    if len(names) == len(block_fn.inputs):
+        return names
+    return [
+        str(getattr(b, "label", None) or "an argument").partition(":")[0].partition(",")[0] for b in block_fn.inputs
+    ]
 
 
 def _unlike(block: Any, value: Any) -> str | None:

@@ -11,7 +11,7 @@ class CheckpointError(RuntimeError):
 
 
 TYPES = ("F64", "F32", "F16", "BF16", "I8")
-"""Number types of weights, as safetensors names them; int8 comes with scales (`cce.compact`)."""
+"""Number types of weights, as safetensors names them; int8 comes with scales (`cce.checkpoints.compact`)."""
 
 _NAMES = {
     **{"F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2", "C64": "complex64", "BOOL": "bool", "U8": "uint8"},

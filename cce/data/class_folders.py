@@ -79,7 +79,7 @@ def load(
     """A folder as a data set.
 
     Args:
-        folder: see `cce.folder_layout`.
+        folder: see `cce.data.folder_layout`.
         shape: channels (1: grey, 3: RGB), height and width that each picture is brought to.
         progress: called as `progress(done, total)` in pictures.
         options: how it is read.

@@ -120,7 +120,7 @@ def attack_picture(
     Returns:
         The adversarial picture `(C, H, W)`, on the 1/255 grid and inside the ball, and JSON values:
         `label` (name), `benign` and `adversarial` (see `classify`), `benign_subset`, `subset`,
-        `succeeded` (f_en right before, wrong after), `outcome` (see `cce.attack_outcome`),
+        `succeeded` (f_en right before, wrong after), `outcome` (see `cce.evaluation.attack_outcome`),
         `toward` (the class aimed for), `linf` (pixel units), `trajectory`: for the
         start and after each step `{step, entropy, probability, subset}`.
     """

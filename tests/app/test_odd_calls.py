@@ -87,8 +87,8 @@ def test_too_few_arguments_are_named(page):
         call(page, "classify", [None])
 
 
-def test_a_file_of_this_machine_is_not_read(page):
-    path = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+def test_what_gradio_itself_cannot_read_is_told_too(page):
+    path = {"path": "/nowhere/at all.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(gr.Error, match="An argument of /classify cannot be read. It takes: image, model"):
         call(page, "classify", [path, "tiny-two"])
 
