@@ -14,7 +14,7 @@ from torch import Tensor
 from app.services.apart import Apart
 from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
-from cce.data.class_names import choices as class_choices
+from cce.data.class_names import few_choices as class_choices
 from cce.data.class_names import find_class
 from cce.data.pictures import read_picture, to_model_input
 from cce.evaluation import one_picture as examples

@@ -77,7 +77,7 @@ def attack_config(options: argparse.Namespace, dataset: str, classes: Sequence[s
 def class_index(text: str, classes: Sequence[str], what: str, also: str = "") -> int:
     """Index of a class given by its name or index; the message calls it `what`, and says what else there is."""
     found = find_class(classes, text)
-    check(found is not None, f"{what} is {text!r}; it is {also}{choices(classes, 100)}")
+    check(found is not None, f"{what} is {text!r}; it is {also}{choices(classes)}")
     assert found is not None
     return found
 

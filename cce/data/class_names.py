@@ -15,14 +15,27 @@ def find_class(classes: Sequence[str], text: str) -> int | None:
     """
     if text in classes:
         return classes.index(text)
-    numbered = any(name.isdecimal() for name in classes)
-    if numbered or not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) >= len(classes):
+    if _numbered(classes) or not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) >= len(classes):
         return None
     return int(text)
 
 
-def choices(classes: Sequence[str], most: int = 10) -> str:
-    """What can be typed for a class, for a message."""
-    known = ", ".join(classes[:most]) + (", ..." if len(classes) > most else "")
-    numbered = any(name.isdecimal() for name in classes)
-    return f"one of {known}" if numbered else f"one of {known}, or an index from 0 to {len(classes) - 1}"
+def _numbered(classes: Sequence[str]) -> bool:
+    """Whether a number could mean one class by its name and another by its index."""
+    return any(name.isdecimal() and name != str(i) for i, name in enumerate(classes))
+
+
+def choices(classes: Sequence[str]) -> str:
+    """What can be typed for a class, for a message.
+
+    >>> choices(("ant", "cat")), choices(("1", "2"))
+    ('0 to 1, or one of ant, cat', 'one of 1, 2')
+    """
+    known = f"one of {', '.join(classes)}"
+    return known if _numbered(classes) else f"0 to {len(classes) - 1}, or {known}"
+
+
+def few_choices(classes: Sequence[str], most: int = 10) -> str:
+    """The same with the first names alone, for a message on screen."""
+    known = f"one of {', '.join(classes[:most])}" + (", ..." if len(classes) > most else "")
+    return known if _numbered(classes) else f"{known}, or an index from 0 to {len(classes) - 1}"
