@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -142,13 +143,16 @@ def speaking(name: str) -> Iterator[None]:
         ) from error
 
 
+_LONG_WORD = re.compile(r"(\S{80})\S{80,}")
+
+
 def sentence(text: str) -> str:
-    """The message with a capital and a full stop.
+    """The message with a capital and a full stop; of an endless word that was typed, the beginning.
 
     >>> sentence("steps is 0; it must be at least 1")
     'Steps is 0; it must be at least 1.'
     """
-    text = text.strip()
+    text = _LONG_WORD.sub(r"\1...", text.strip())
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from app import long_work, model_lists, picture_files, plotly_script
-from app.api import analysis_endpoints, endpoints
+from app import long_work, model_lists, picture_files, plotly_script, upload_limit
+from app.api import analysis_endpoints, arguments, endpoints
 from app.components import COMPUTE
 from app.figures import palette
 from app.services.zero_gpu import on_gpu
@@ -47,6 +48,7 @@ def build(studio: Studio) -> gr.Blocks:
         long_work.stop_with_the_page(demo)
     _lend_gpu(demo)
     _leave_alone(demo)
+    arguments.refuse_in_words(demo)
     demo.queue(default_concurrency_limit=4, api_open=False, max_size=64)
     return demo
 
@@ -75,11 +77,11 @@ def launch_settings() -> dict[str, Any]:
         theme=_theme(),
         css=_style(),
         head=_head(),
-        app_kwargs={"routes": [plotly_script.route()]},
+        app_kwargs={"routes": [plotly_script.route()], "middleware": [Middleware(upload_limit.TellTooLarge)]},
         footer_links=["api", "settings"],
         run_history=False,
         enable_monitoring=False,
-        max_file_size="25mb",
+        max_file_size=f"{upload_limit.MEGABYTES}mb",
         show_error=False,
         ssr_mode=False,
         share=False,

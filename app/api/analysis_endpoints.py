@@ -11,7 +11,8 @@ from app.services import attacks, surfaces
 from app.services import detection as service
 from app.services.attacks import in_255ths
 from app.studio import Studio
-from cce.config import ATTACKS, AttackConfig, default_attack
+from app.upload_limit import MEGABYTES
+from cce.config import ATTACKS, AttackConfig, check, default_attack
 
 
 def build(studio: Studio) -> None:
@@ -49,7 +50,8 @@ def build(studio: Studio) -> None:
         """
         checkpoint = studio.registry.get(model)
         usual = in_255ths(default_attack(checkpoint.dataset).epsilon)
-        configs = service.attacks_from(checkpoint.dataset, attacks, epsilons or [usual])
+        check(epsilons is None or isinstance(epsilons, list), "Epsilons is a list of numbers in 1/255, or null.")
+        configs = service.attacks_from(checkpoint.dataset, attacks or [], epsilons or [usual])
         pictures = studio.collection(checkpoint)
         aware = min(service.AWARE, service.check_count(count))
         report, source = service.measure(checkpoint, pictures, configs, count, aware, lambda what, fraction: None)
@@ -58,7 +60,7 @@ def build(studio: Studio) -> None:
     default = AttackConfig()
     first = studio.registry.default() or ""
     with gr.Column(visible=False):
-        image = gr.File(type="binary", label="image")
+        image = gr.File(type="binary", label=f"image: a picture file, at most {MEGABYTES} MB")
         model = gr.Textbox(first, label="model")
         label = gr.Textbox(attacks.AUTO, label="label: a class, its index, or auto for the clean prediction")
         attack = gr.Textbox(default.name, label=f"attack: one of none, {', '.join(ATTACKS)}")

@@ -10,6 +10,7 @@ from PIL import Image
 from app.components import COMPUTE, spoken
 from app.services import attacks
 from app.studio import Studio
+from app.upload_limit import MEGABYTES
 from cce.config import ATTACKS, AttackConfig
 from cce.data.pictures import to_picture
 
@@ -64,7 +65,7 @@ def build(studio: Studio) -> None:
         return to_picture(x_adv), result
 
     with gr.Column(visible=False):
-        image = gr.File(type="binary", label="image")
+        image = gr.File(type="binary", label=f"image: a picture file, at most {MEGABYTES} MB")
         first = studio.registry.default() or ""
         model = gr.Textbox(first, label="model")
         label = gr.Textbox(attacks.AUTO, label="label: a class, its index, or auto for the clean prediction")

@@ -14,6 +14,8 @@ from torch import Tensor
 from app.services.apart import Apart
 from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
+from cce.data.class_names import few_choices as class_choices
+from cce.data.class_names import find_class
 from cce.data.pictures import read_picture, to_model_input
 from cce.evaluation import one_picture as examples
 from cce.evaluation.one_picture import AttackedPicture, Teller
@@ -200,14 +202,9 @@ def label_index(checkpoint: Checkpoint, label: str | int | None) -> int | None:
     if label is None or label == AUTO:
         return None
     text = str(label)
-    if text in checkpoint.classes:
-        return checkpoint.classes.index(text)
-    known = ", ".join(checkpoint.classes[:10]) + (", ..." if len(checkpoint.classes) > 10 else "")
-    check(
-        text.isdigit() and int(text) < len(checkpoint.classes),
-        f"The label is {text!r}; it is 'auto', one of {known}, or an index from 0 to {len(checkpoint.classes) - 1}.",
-    )
-    return int(text)
+    found = find_class(checkpoint.classes, text)
+    check(found is not None, f"The label is {text[:80]!r}; it is 'auto', {class_choices(checkpoint.classes)}.")
+    return found
 
 
 def check_target(checkpoint: Checkpoint, config: AttackConfig) -> None:

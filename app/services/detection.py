@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from app.services.attacks import MAX_STEPS, is_number, typed
-from app.services.gallery import Collection
+from app.services.gallery import Collection, examples
 from app.services.models import dataset_title, read_released
 from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check, default_attack
 from cce.config.attack_registry import ATTACKS as REGISTRY
 from cce.data.datasets import Split
+from cce.data.pictures import read_picture, to_model_input
 from cce.detectors import calibrate
 from cce.evaluation.detection import DetectionReport, Sample, report_from_json
 from cce.evaluation.evaluate import detect, outcome, sample
@@ -170,6 +171,7 @@ def measure(
     Raises:
         ConfigError: a number that cannot be used.
     """
+    check(len(pictures.split) > 0, pictures.note)
     n = min(check_count(count), len(pictures.split))
     aware = min(check_count(aware, "The number of pictures for detector-aware attacks"), n)
     check(max(a.steps for a in attacks) <= MAX_STEPS, f"An attack takes at most {MAX_STEPS} steps here.")
@@ -261,7 +263,7 @@ def clean_reference(checkpoint: Checkpoint, pictures: Collection, found: Found |
 
     The test set where it is here, else those of the measurement at release, else the pictures that ship.
     """
-    if found and (pictures.missing_megabytes is not None):
+    if found and (pictures.missing_megabytes is not None or not len(pictures.split)):
         return found.report.clean, f"{len(found.report.clean):,} clean test pictures"
     known = _clean.get(checkpoint.id)
     if known and known[0] is checkpoint and known[1] is pictures.split:
@@ -276,11 +278,23 @@ def clean_reference(checkpoint: Checkpoint, pictures: Collection, found: Found |
 def _clean_scores(checkpoint: Checkpoint, pictures: Collection) -> tuple[Sample, str]:
     """Asked of the ensemble: the scores of the first pictures, and what these are called."""
     split = pictures.split.first(COUNT)
+    if not len(split):
+        split = _examples(checkpoint)
     device = next(checkpoint.model.parameters()).device
     with torch.no_grad():
         said = outcome(checkpoint.model, split.pixels().to(device), split.labels.to(device))
+    if not len(pictures.split):
+        return sample("clean", said), f"{len(split)} pictures to try, which are none of its data set"
     kind = "clean test pictures" if pictures.missing_megabytes is None else "test pictures that ship"
     return sample("clean", said), f"{len(split)} {kind}"
+
+
+def _examples(checkpoint: Checkpoint) -> Split:
+    """The everyday pictures that ship, at an ensemble's size; their labels mean nothing."""
+    shape = checkpoint.model.config.input_shape
+    pixels = [to_model_input(read_picture(path), *shape)[0] for _, path in examples()]
+    images = torch.stack(pixels).mul(255).round().to(torch.uint8)
+    return Split(images, torch.zeros(len(images), dtype=torch.int64))
 
 
 def to_json(checkpoint: Checkpoint, report: DetectionReport, source: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Collection:
     """Labelled pictures at one size.
 
     `note` says in a line which they are. `missing_megabytes` is the size of the download that would
-    bring the whole test set, None where it is here or there is none to get.
+    bring the whole test set, None where it is here or there is none to get. `wants_folder`: whether a folder of the
+    visitor's own can be named for it. There may be no picture at all: then the note says what is missing.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Collection:
     split: Split
     note: str
     missing_megabytes: int | None
+    wants_folder: bool = False
 
     def indices(self, label: int | None = None) -> list[int]:
         """Positions of the pictures, of all classes or of one."""

@@ -19,6 +19,7 @@ from app.services.models import dataset_title
 from app.services.training_form import Base, run_base
 from cce.config import ConfigError, TrainConfig, to_json
 from cce.data import datasets as data
+from cce.evaluation.own_pictures import without_path
 from cce.reporting.cards import percent
 from cce.runs.job import Job, JobError
 from cce.runs.queue import Jobs
@@ -57,6 +58,11 @@ class Policy:
     reason: str = ""
     most_epochs: float | None = None
     most_bytes: int | None = None
+
+    @property
+    def own_folders(self) -> bool:
+        """Whether visitors may name folders of this machine: not where it is lent to strangers."""
+        return self.allowed and self.most_bytes is None
 
 
 def policy(environment: Mapping[str, str] = os.environ) -> Policy:
@@ -122,6 +128,8 @@ class Training:
             )
         if self.policy.most_bytes and size_of(jobs.root) > self.policy.most_bytes:
             raise JobError("The runs on this Space fill the room they may take; delete one first")
+        if config.data_dir and not self.policy.own_folders:
+            raise JobError("A folder of one's own can be named only where the Studio runs on one's own machine")
         if not config.data_dir and not data.available(config.dataset, jobs.data_root):
             title = dataset_title(config.dataset)
             raise JobError(f"{title} is not on this machine yet; press the button that gets it first")
@@ -192,7 +200,7 @@ def row(job: Job) -> dict[str, Any]:
         "id": job.name,
         "state": job.state,
         "place": job.place,
-        "error": job.error,
+        "error": _shared(job, job.error),
         "dataset": config.dataset if config else None,
         "defense": config.defense_name if config else None,
         "progress": 1.0 if job.state == "finished" else round(job.progress, 4),
@@ -207,7 +215,8 @@ def row(job: Job) -> dict[str, Any]:
 def detail(job: Job) -> dict[str, Any]:
     """A run with its curves and the end of its log, as the endpoint `/run` gives it."""
     config = _config_or_none(job)
-    return {**row(job), "config": to_json(config) if config else None, **curves(job), "log": log_lines(job)}
+    found = {**row(job), "config": to_json(config) if config else None, **curves(job), "log": log_lines(job)}
+    return without_path(without_path(found, config.data_dir if config else None), job.folder.path)
 
 
 def curves(job: Job) -> dict[str, dict[str, list[Any]]]:
@@ -246,7 +255,13 @@ def log_lines(job: Job, lines: int = 14) -> list[str]:
         elif not (inside and line.startswith(" ")):
             inside = False
             kept.append(line.replace(str(job.folder.path), f"runs/{job.name}"))
-    return kept[-lines:]
+    return [_shared(job, line) for line in kept[-lines:]]
+
+
+def _shared(job: Job, text: str | None) -> str | None:
+    """A text of a run without the paths of this machine."""
+    config = _config_or_none(job)
+    return without_path(text, config.data_dir if config else None)
 
 
 def title(job: Job) -> str:

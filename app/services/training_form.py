@@ -31,7 +31,8 @@ from cce.config import (
 )
 from cce.config.overrides import override
 from cce.config.recipes import INPUTS
-from cce.data.datasets import CLASS_NAMES, DATASETS
+from cce.data.datasets import CLASS_NAMES, DATASETS, DataError
+from cce.data.folder_layout import name_of, read_layout
 from cce.evaluation import presets
 
 ARCHITECTURES = (
@@ -67,7 +68,7 @@ _RELEASED = (("none", ""), *(path.name for path in released()))
 _METHOD_NAMES = (("CCE (Eq. 5)", "cce"), ("ADV-EN; ADV with one member", "adv-en"), ("ADP", "adp"), ("NAT", "nat"))
 
 MAIN = (
-    Field("dataset", "Data set", "What it learns from.", "choice", DATASETS),
+    Field("dataset", "Data set", "What it learns from, or a folder of your own by its path.", "choice", DATASETS),
     Field("architecture", "Architecture", "Of each member.", "choice", ARCHITECTURES),
     Field("members", "Members", "Networks in the ensemble.", "whole", low=1, high=8),
     Field(
@@ -180,6 +181,7 @@ def config(base: TrainConfig, typed: Mapping[str, Any], lines: str = "") -> Trai
     Raises:
         ConfigError: a value that cannot be used, named as on screen.
     """
+    base, typed = _with_folder(base, typed)
     own = {"dataset": base.dataset} if base.data_dir else {}  # the name of class folders is in no list
     kept = {key: value for key, value in own.items() if typed[key] == value}
     told = {**{field.key: _read(field, typed[field.key]) for field in FIELDS if field.key not in kept}, **kept}
@@ -198,6 +200,26 @@ def config(base: TrainConfig, typed: Mapping[str, Any], lines: str = "") -> Trai
     )
     extra = [line.strip() for line in lines.splitlines() if line.strip()]
     return override(made, extra) if extra else made
+
+
+def _with_folder(base: TrainConfig, typed: Mapping[str, Any]) -> tuple[TrainConfig, Mapping[str, Any]]:
+    """Where a folder is typed for the data set: the base on its pictures, and its name in the folder's place.
+
+    Raises:
+        ConfigError: a folder that cannot be used.
+    """
+    text = str(typed["dataset"] or "").strip()
+    if text in DATASETS or (base.data_dir and text == base.dataset) or not ("/" in text or "\\" in text):
+        return base, typed
+    folder = Path(text).expanduser()
+    check(folder.is_absolute(), f"Data set is {text!r}; give the whole path of the folder")
+    try:
+        layout, name = read_layout(folder), name_of(folder)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    model = replace(base.model, classes=len(layout.classes))
+    made = replace(base, dataset=name, data_dir=str(folder.resolve()), model=model)
+    return made, {**typed, "dataset": name}
 
 
 def _read(field: Field, value: Any) -> Any:
@@ -275,7 +297,11 @@ def _of_adp(told: Mapping[str, Any]) -> dict[str, float]:
 def command_line(base: Base, made: TrainConfig, name: str, folder: Path, device: str) -> str:
     """The command that trains the same in a terminal."""
     words = ["python", "-m", "cce", "train", *base.words, "--run", str(folder / (name or "my-run"))]
+    own = made.data_dir != base.config.data_dir and made.data_dir
+    words += ["--data-dir", made.data_dir] if own else []
     for path, value in differences(to_json(base.config), to_json(made)):
+        if own and path in ("dataset", "data_dir", "model.classes"):
+            continue
         words += ["--seed", str(value)] if path == "seed" else ["--set", f"{path}={_told(value)}"]
     words += ["--device", device] if device != "auto" else []
     return " ".join(shlex.quote(word) for word in words)

@@ -207,6 +207,7 @@ def endpoint(found: Found) -> dict[str, Any]:
 def _pictures(studio: Studio, checkpoint: Checkpoint, count: int) -> tuple[Tensor, Tensor, str]:
     """Images uint8, labels, and which they are in a line."""
     shelf = studio.collection(checkpoint)
+    check(len(shelf.split) > 0, shelf.note)
     split = shelf.split.first(count)
     title = gallery.dataset_title(checkpoint.dataset)
     which = f"the first {len(split):,} {title} test pictures"

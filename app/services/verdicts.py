@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cce.checkpoints.folder import Checkpoint
+from cce.evaluation.attack_outcome import sentence as fooled
 from cce.reporting.cards import percent
+
+__all__ = ["flag", "fooled", "limits", "subject"]
 
 
 def subject(name: str, label: str | None) -> str:
@@ -32,21 +35,6 @@ def flag(said: dict[str, Any]) -> str:
         return f"Flagged as adversarial: entropy {value:.{near}f} nats, above {threshold:.{near}f}"
     where = "below" if value < threshold else "not above"
     return f"Not flagged: entropy {value:.{near}f} nats, {where} {threshold:.{near}f}"
-
-
-def fooled(result: dict[str, Any], known: bool = True) -> str:
-    """Whether the attack fooled the ensemble, in one sentence, from `attack_picture`.
-
-    `known` is whether its label is the true class, not just the ensemble's own clean answer.
-    """
-    label, before, after = result["label"], result["benign"]["label"], result["adversarial"]["label"]
-    if before != label:
-        now = "still says" if after == before else "now says"
-        return f"The ensemble was wrong before the attack: it said {before}, the label is {label}; it {now} {after}."
-    if after == label:
-        return f"The ensemble was not fooled: it still says {label}."
-    said = f"{label}, which is right," if known else label
-    return f"The ensemble was fooled: it said {said} and now says {after}."
 
 
 def limits(checkpoint: Checkpoint) -> list[str]:

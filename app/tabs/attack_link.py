@@ -75,7 +75,7 @@ def wire(p: Parts, link: Link, told: gr.HTML) -> None:
         found = links.picture_of(setting.image, pictures, checkpoint) if setting.image else None
         if setting.image and found is None:
             problems.append(f"There is no picture {setting.image!r} here.")
-        picture, page = found or (picture_picker.from_gallery(pictures, 0), 0)
+        picture, page = found or (picture_picker.first_of(pictures, checkpoint), 0)
         if picture.label is None and setting.label != AUTO:
             picture = replace(picture, said=setting.label)
         return [

@@ -178,7 +178,8 @@ class _View:
         )
 
     def _outcome(self, before: dict[str, Any], after: dict[str, Any]) -> str:
-        told = {"label": self.judged, "benign": before, "adversarial": after}
+        target = self.done.made.result.get("toward") if self.done else None
+        told = {"label": self.judged, "benign": before, "adversarial": after, "toward": target}
         return verdicts.fooled(told, self.known is not None)
 
     def _beside(self, place: int) -> str:

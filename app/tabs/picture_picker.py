@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,9 @@ from app.services import gallery
 from app.services.attacks import AUTO, Picture, open_upload, refit
 from app.services.gallery import Collection
 from app.studio import Studio
+from app.upload_limit import MEGABYTES
 from cce.checkpoints.folder import Checkpoint
+from cce.evaluation import own_pictures
 
 ALL = "all"
 
@@ -38,6 +41,7 @@ class PicturePicker:
     place: gr.HTML
     note: gr.HTML
     get: gr.Button
+    folder: gr.Textbox
     upload: gr.File
     sample: gr.Gallery
     fitting: gr.HTML
@@ -50,7 +54,7 @@ class PicturePicker:
     @property
     def shelf(self) -> list[Any]:
         """What `stocked` fills."""
-        return [self.gallery, self.page, self.place, self.wanted, self.get, self.note]
+        return [self.gallery, self.page, self.place, self.wanted, self.get, self.folder, self.note]
 
     @property
     def choice(self) -> list[Any]:
@@ -74,7 +78,7 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
     """
     pictures = studio.collection(checkpoint)
     indices, _, _ = gallery.page(pictures.indices(), 0)
-    first = from_gallery(pictures, indices[0])
+    first = first_of(pictures, checkpoint)
     page = gr.State({"number": 0, "indices": indices})
     picture = gr.State(first)
     with gr.Tabs(elem_classes="studio-source"):
@@ -110,12 +114,21 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
             )
             with gr.Row(elem_classes="studio-pages"):
                 note = gr.HTML(note_line(pictures), elem_id=f"{prefix}gallery-note", elem_classes="gallery-note")
-                missing = pictures.missing_megabytes is not None
-                get = gr.Button(
-                    get_words(pictures), visible=missing, size="sm", min_width=48, elem_id=f"{prefix}get-test-set"
-                )
+                get = gr.Button(**get_settings(pictures), size="sm", min_width=48, elem_id=f"{prefix}get-test-set")
+            folder = gr.Textbox(
+                visible=pictures.wants_folder,
+                label="Folder of the pictures",
+                placeholder="/home/me/pictures/pets",
+                max_lines=1,
+                elem_id=f"{prefix}own-folder",
+            )
         with gr.Tab("Upload", id="upload"):
-            upload = gr.File(label="Drop a picture here", type="binary", height=130, elem_id=f"{prefix}upload")
+            upload = gr.File(
+                label=f"Drop a picture here, at most {MEGABYTES} MB",
+                type="binary",
+                height=130,
+                elem_id=f"{prefix}upload",
+            )
             gr.HTML('<p class="studio-note">Or try one of these:</p>')
             sample = gr.Gallery(
                 [(str(path), name) for name, path in gallery.examples()],
@@ -128,10 +141,26 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
                 elem_id=f"{prefix}samples",
                 elem_classes="studio-gallery",
             )
-            fit = gr.HTML("", elem_id=f"{prefix}fitting")
+            shown_at_first = fitting(first.crop, first.size, first.pixels) if first.crop is not None else ""
+            fit = gr.HTML(shown_at_first, elem_id=f"{prefix}fitting")
     label = gr.Dropdown(**label_settings(first, checkpoint), label="Label", elem_id=f"{prefix}label")
     picker = PicturePicker(
-        studio, model, picture, label, shown, wanted, page, place, note, get, upload, sample, fit, back, next_page
+        studio,
+        model,
+        picture,
+        label,
+        shown,
+        wanted,
+        page,
+        place,
+        note,
+        get,
+        folder,
+        upload,
+        sample,
+        fit,
+        back,
+        next_page,
     )
     _wire(picker, len(pictures.split))
     return picker
@@ -144,6 +173,14 @@ def from_gallery(pictures: Collection, index: int) -> Picture:
     """A picture of the gallery, with its true class."""
     key = f"test:{pictures.split.start + index}"
     return Picture(pictures.pixels(index), pictures.label(index), pictures.name(index), pictures.dataset, key=key)
+
+
+def first_of(pictures: Collection, checkpoint: Checkpoint) -> Picture:
+    """The gallery's first picture; the first one to try where it has none."""
+    if len(pictures.split):
+        return from_gallery(pictures, 0)
+    name, path = gallery.examples()[0]
+    return open_upload(path, checkpoint.model.config.input_shape, name, key=name)
 
 
 def thumbnails(pictures: Collection, indices: list[int]) -> list[tuple[Any, str]]:
@@ -161,13 +198,20 @@ def class_choices(pictures: Collection) -> list[tuple[str, str]]:
 def place_line(indices: list[int], number: int) -> str:
     """Where in the gallery one is."""
     shown, number, _ = gallery.page(indices, number)
-    first = number * gallery.PAGE_SIZE + 1
-    return f'<p class="studio-note">{first:,} to {first + len(shown) - 1:,} of {len(indices):,}</p>'
+    first = number * gallery.PAGE_SIZE + min(1, len(shown))
+    return f'<p class="studio-note">{first:,} to {first + max(0, len(shown) - 1):,} of {len(indices):,}</p>'
 
 
 def note_line(pictures: Collection) -> str:
     """Which pictures these are."""
-    return f'<p class="studio-note">{pictures.note}</p>'
+    return f'<p class="studio-note">{escape(pictures.note)}</p>'
+
+
+def get_settings(pictures: Collection) -> dict[str, Any]:
+    """The button that gets the test set, or takes a folder for it."""
+    if pictures.wants_folder:
+        return dict(value="Use this folder", visible=True)
+    return dict(value=get_words(pictures), visible=pictures.missing_megabytes is not None)
 
 
 def get_words(pictures: Collection) -> str:
@@ -197,11 +241,11 @@ def turned(pictures: Collection, wanted: str, number: int) -> list[Any]:
 
 def stocked(pictures: Collection, number: int = 0) -> list[Any]:
     """The whole shelf anew: another data set, or more pictures of this one; fills `PicturePicker.shelf`."""
-    missing = pictures.missing_megabytes is not None
     return [
         *turned(pictures, ALL, number),
         gr.Dropdown(class_choices(pictures), value=ALL),
-        gr.Button(get_words(pictures), visible=missing),
+        gr.Button(**get_settings(pictures)),
+        gr.Textbox(visible=pictures.wants_folder),
         note_line(pictures),
     ]
 
@@ -252,7 +296,7 @@ def _wire(p: PicturePicker, at_start: int) -> None:
             return chosen(refit(picture, shape), checkpoint)
         if picture.dataset == checkpoint.dataset and picture.shape == shape:
             return chosen(picture, checkpoint)
-        return chosen(from_gallery(studio.collection(checkpoint), 0), checkpoint)
+        return chosen(first_of(studio.collection(checkpoint), checkpoint), checkpoint)
 
     def judged(picture: Picture, label: str) -> Picture:
         return replace(picture, said=None if label == AUTO else label)
@@ -260,8 +304,11 @@ def _wire(p: PicturePicker, at_start: int) -> None:
     def restock(model: str) -> list[Any]:
         return stocked(studio.collection(studio.registry.get(model)))
 
-    def fetch(model: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        dataset = studio.registry.get(model).dataset
+    def fetch(model: str, folder: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        checkpoint = studio.registry.get(model)
+        if own_pictures.is_own(checkpoint):
+            return stocked(studio.own.name(checkpoint, folder))
+        dataset = checkpoint.dataset
         gallery.download(dataset, studio.data_root, lambda fraction, text: progress(fraction, desc=text))
         return restock(model)
 
@@ -280,7 +327,8 @@ def _wire(p: PicturePicker, at_start: int) -> None:
     for button, by in ((p.back, -1), (p.next_page, 1)):
         listener = spoken(_bound(turn, by))
         button.click(listener, [p.model, p.wanted, p.page], shown, **quiet)
-    p.get.click(spoken(fetch), [p.model], p.shelf, **PRIVATE, concurrency_id="download", show_progress_on=[p.gallery])
+    got = dict(concurrency_id="download", show_progress_on=[p.gallery], **PRIVATE)
+    p.get.click(spoken(fetch), [p.model, p.folder], p.shelf, **got)
     p.loaded = Context.root_block.load(spoken(revisited), [p.model], p.shelf, **quiet)
     another, said = choice_of(p.model), choice_of(p.label)
     for trigger in (p.gallery.select, p.upload.upload, p.sample.select, another.click, said.click):

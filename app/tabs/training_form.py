@@ -16,7 +16,7 @@ from app.services import gallery, training, training_form
 from app.services.models import dataset_title
 from app.services.training_form import FOLDED, KEYS, MAIN, Base, Field
 from app.studio import Studio
-from cce.config import ConfigError, TrainConfig
+from cce.config import ConfigError, TrainConfig, check
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.runs.remote import FLAVORS
@@ -73,6 +73,8 @@ def read(studio: Studio, name: str, base: str, device: str, lines: str, *typed: 
     """
     chosen = training_form.base_of(base, studio.training.bases())
     told = dict(zip(KEYS, typed, strict=True))
+    typed_path = any(sign in str(told["dataset"] or "") for sign in "/\\")
+    check(studio.training.policy.own_folders or not typed_path, "No folder of this machine can be named here")
     return Asked(str(name or "").strip(), chosen, device, training_form.config(chosen.config, told, lines or ""))
 
 

@@ -24,7 +24,10 @@ from safetensors.torch import save_file
 from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.checkpoints.hub import FILES, CheckpointError
+from cce.checkpoints.weight_files import check_types, refuse_pointer
 from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, check, from_json, to_json
+from cce.data.picture_split import FILE as PICTURES
+from cce.data.picture_split import Record, read_record
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 
@@ -38,6 +41,7 @@ class Checkpoint:
     `training` is the record of how it was made: the run's config, seconds, machine, versions.
     `detector` is the one that speaks by default, the paper's; `detectors` are further ones by their names.
     `metrics` is what `python -m cce evaluate` wrote.
+    `pictures`: of an own folder, what each picture was for.
     """
 
     id: str
@@ -63,6 +67,7 @@ class Checkpoint:
         if wanted not in there:
             raise CheckpointError(f"{self.id} has no detector {wanted!r}; it has {', '.join(there) or 'none'}")
         return there[wanted]
+    pictures: Record | None = None
 
     @property
     def defense_name(self) -> str:
@@ -141,10 +146,12 @@ def training_record(
     """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s.
 
     `started_from`: whose weights it started from (see `cce.training.state.Start`).
+    
+    A folder of pictures is named without its path: what is published tells nothing of a machine's folders.
     """
     beginning = {"started_from": started_from} if started_from else {}
     return beginning | {
-        "config": to_json(config),
+        "config": to_json(replace(config, data_dir=Path(config.data_dir).name)),
         "steps": steps,
         "images_seen": steps * config.batch_size,
         "seconds": round(seconds, 1),
@@ -197,6 +204,8 @@ def save(checkpoint: Checkpoint, folder: Path | str, card: str | None = None) ->
     write_atomically(folder / "metrics.json", json.dumps(checkpoint.metrics, indent=1) + "\n")
     if card:
         write_atomically(folder / "README.md", card)
+    if checkpoint.pictures is not None:
+        write_atomically(folder / PICTURES, json.dumps(checkpoint.pictures.to_json()) + "\n")
     write_atomically(folder / "config.json", json.dumps(checkpoint.config(), indent=1) + "\n")
     checkpoint.folder = folder
     return folder
@@ -230,12 +239,17 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     model = _build(folder, config)
     metrics_file = folder / "metrics.json"
     metrics = _read_json(metrics_file) if metrics_file.exists() else {}
+    try:
+        pictures = read_record(folder)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
     model.to(device, memory_format=torch.channels_last).eval()
     _check_outputs(folder / "model.safetensors", model)
-    return Checkpoint(model=model, metrics=metrics, folder=folder, **checkpoint_fields)
+    return Checkpoint(model=model, metrics=metrics, folder=folder, pictures=pictures, **checkpoint_fields)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    refuse_pointer(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -288,9 +302,11 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
 def _build(folder: Path, config: ModelConfig) -> Ensemble:
     """The ensemble with its weights; nothing is built that the weights' file does not bear out."""
     path = folder / "model.safetensors"
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            check_types(path, {name: file.get_slice(name).get_dtype() for name in file.keys()})
             _compare_counts(path, shapes, config)
             with torch.device("meta"):  # names and shapes alone: a config can ask for any size
                 model = Ensemble(config)

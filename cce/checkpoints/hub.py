@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from cce.checkpoints.weight_files import CheckpointError
+from cce.data.picture_split import FILE as PICTURES
 
 FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """What a checkpoint's folder holds."""
@@ -29,13 +34,9 @@ MOST_BYTES = 1_000_000_000
 NOBODY = "nobody"
 """In the place of a token: ask as somebody who is not logged in."""
 
-_SENT = (*FILES, "measurements/*")
+_SENT = (*FILES, PICTURES, "measurements/*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and the field."""
 
 
 class HubError(CheckpointError):
@@ -114,25 +115,62 @@ def push(folder: Path, repository: str, token: str, *, private: bool = True, api
         folder: the checkpoint.
         repository: `owner/name`.
         token: an access token with the right to write.
-        private: whether a repository that is made is private.
+        private: whether a repository that is made is private; one that is public already is then refused.
         api: in place of `huggingface_hub.HfApi`.
 
     Raises:
-        HubError: no token, no right, or no connection.
+        HubError: no token, no right, no connection, or a public repository where a private one was asked for.
     """
     repository = check_repository(repository)
     if not token or not token.strip():
         raise HubError("a push needs an access token with the right to write, from huggingface.co/settings/tokens")
     api = api or connected(token)
-    with speaking(repository):
+    with speaking(repository, token), _without_paths(folder) as sent:
+        if private and _is_public(api, repository):
+            raise HubError(
+                f"{repository} is on the Hub already and is public: everybody would see what is pushed. Say that it "
+                "may be public (--public), or take another name"
+            )
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repository,
-            folder_path=folder,
+            folder_path=sent,
             allow_patterns=list(_SENT),
             commit_message="An ensemble trained in CCE Studio",
         )
     return str(address)
+
+
+def _is_public(api: Any, repository: str) -> bool:
+    """Whether a repository is there already, for everybody to see."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = api.model_info(repository, revision=None, files_metadata=False)
+    except RepositoryNotFoundError as error:
+        if getattr(error.response, "status_code", None) == 401:
+            raise
+        return False
+    return getattr(found, "private", None) is False
+
+
+@contextlib.contextmanager
+def _without_paths(folder: Path) -> Iterator[Path]:
+    """The folder itself, or a copy in which no file names a folder of this machine, as files of before did."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        path = values["training"]["config"]["data_dir"]
+    except (OSError, ValueError, KeyError, TypeError):
+        path = ""
+    if not isinstance(path, str) or not Path(path).is_absolute():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(shutil.copytree(folder, Path(place) / folder.name))
+        for file in (*copy.rglob("*.json"), *copy.rglob("*.md")):
+            text = file.read_text(encoding="utf-8")
+            file.write_text(text.replace(path, Path(path).name), encoding="utf-8")
+        yield copy
 
 
 def fetch(
@@ -164,7 +202,7 @@ def fetch(
         if found := _cached(repository, revision):
             return found
         raise
-    with speaking(repository):
+    with speaking(repository, token, writing=False):
         files = api.model_info(repository, revision=revision, files_metadata=True).siblings or []
         sizes = {f.rfilename: f.size or 0 for f in files if any(fnmatch.fnmatch(f.rfilename, p) for p in _SENT)}
         for name in ("config.json", "model.safetensors"):
@@ -229,8 +267,14 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 
 
 @contextlib.contextmanager
-def speaking(repository: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into words, without the token and without a traceback."""
+def speaking(repository: str, token: str | None = None, writing: bool = True) -> Iterator[None]:
+    """Turn what the Hub's client raises into words, without the token and without a traceback.
+
+    Args:
+        repository: which one is asked about.
+        token: what was asked with; None: the one that this machine is logged in with, if any.
+        writing: whether something is written there.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -238,7 +282,7 @@ def speaking(repository: str) -> Iterator[None]:
     except HubError:
         raise
     except HfHubHTTPError as error:
-        raise HubError(_words(error, repository)) from error
+        raise HubError(_words(error, repository, token, writing)) from error
     except ValueError as error:
         raise HubError(f"the Hub does not take {repository!r} as a repository's name") from error
     except Exception as error:
@@ -247,18 +291,25 @@ def speaking(repository: str) -> Iterator[None]:
         raise HubError(f"the Hub could not be reached ({type(error).__name__}); check the network") from error
 
 
-def _words(error: Exception, repository: str) -> str:
+def _words(error: Exception, repository: str, token: str | None, writing: bool) -> str:
+    from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401 and token != NOBODY and (token or get_token()):  # a repository that is not there is a 404
+        return (
+            "the Hub refused: the token is not valid: it has expired or is mistyped. Log in with `hf auth login` or "
+            "set HF_TOKEN; what is public can be had without a token"
+        )
     if isinstance(error, RevisionNotFoundError):
         return f"{repository} on the Hub has no such revision"
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no repository called {repository} on the Hub, or it is private and the token may not see it"
-    status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 402:
         return "the Hub refused: this account has no credit for it"
     if status == 409:
         return f"there is already a repository called {repository} on the Hub; take another name"
     if status in (401, 403):
-        return f"the Hub refused: the token is not valid, or may not write to {repository}"
+        may = "write to" if writing else "read"
+        return f"the Hub refused: the token may not {may} {repository}"
     return f"the Hub answered with an error ({status or type(error).__name__}); nothing was changed here"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
 from cce.checkpoints.folder import Checkpoint, CheckpointError
-from cce.config import ConfigError
+from cce.config import ConfigError, check
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -35,7 +36,9 @@ class Commands:
             name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         p.set_defaults(run=run)
-        p.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+        p.add_argument(
+            "--threads", type=whole_number(0, 1024), default=0, help="CPU threads, at most 1024; 0 leaves it to torch"
+        )
         return p
 
 
@@ -48,6 +51,41 @@ def add_device_and_data(p: argparse.ArgumentParser) -> None:
 def add_data(p: argparse.ArgumentParser) -> None:
     """`--data`."""
     p.add_argument("--data", type=Path, help="folder of the data sets (default: CCE_DATA or ~/.cache/cce-studio/data)")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """A reader of whole numbers from `low` to `high`, for `argparse`, which refuses others in words."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {low} to {high}")
+        return value
+
+    return number
+
+
+def add_seed(p: argparse.ArgumentParser, of: str, default: int | None = 0) -> None:
+    """`--seed`."""
+    p.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=default, help=of)
+
+
+def check_out(out: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Refuse a name that cannot be written, before any work.
+
+    Raises:
+        ConfigError: another ending, or a folder that is not there.
+    """
+    if out is None:
+        return
+    what = " or ".join(suffixes)
+    check(out.suffix.lower() in suffixes, f"--out is {str(out)!r}; it must end in {what}")
+    check(out.parent.is_dir(), f"--out is {str(out)!r}; there is no folder {out.parent}")
+    check(not out.is_dir(), f"--out is {str(out)!r}, which is a folder; name a file in it")
+    check(os.access(out.parent, os.W_OK), f"--out is {str(out)!r}; the folder {out.parent} cannot be written")
 
 
 def add_json(p: argparse.ArgumentParser) -> None:

@@ -16,14 +16,24 @@ from torch import Tensor
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import add_black_box, write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
-from cce.cli.datasets import add_data_dir, check_classes, load_dataset
+from cce.cli import (
+    Commands,
+    add_device_and_data,
+    add_json,
+    add_seed,
+    check_out,
+    find_checkpoint,
+    print_json,
+    progress_bar,
+)
+from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
 from cce.config import SCORES, check
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.evaluation.detection import DetectionReport
+from cce.evaluation.own_pictures import check_classes, without_path
 from cce.machine.files import write_atomically
 from cce.models import resolve_device
 from cce.reporting import figures, report
@@ -41,7 +51,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--score", choices=SCORES, default="entropy", help="what an input is judged by")
     p.add_argument("--figure", choices=("roc", "histogram", "auc"), default="roc", help="what --out shows")
-    p.add_argument("--n", type=int, default=200, help="number of test images, from the first")
+    p.add_argument("--n", "--images", type=int, default=200, help="number of test images, from the first")
     p.add_argument("--adaptive", type=int, default=50, help="of these, how many get the detector-aware attacks")
     p.add_argument("--rate", type=float, default=5.0, help="false positives that thresholds are set for, in percent")
     _add_common(p)
@@ -51,7 +61,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("checkpoints", nargs="+", help="checkpoint folders, or names of released ensembles")
     p.add_argument("--attack", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: the data set's)")
-    p.add_argument("--n", type=int, default=200, help="number of test images, from the first")
+    p.add_argument("--n", "--images", type=int, default=200, help="number of test images, from the first")
     _add_common(p)
 
     p = commands.add(
@@ -75,13 +85,17 @@ def add(commands: Commands) -> None:
         "--checkpoints", nargs="+", type=Path, help="checkpoint folders, or folders of them (default: released)"
     )
     p.add_argument(
-        "--n", type=int, default=200, help="test images of a measurement; 0: only what was measured at release"
+        "--n",
+        "--images",
+        type=int,
+        default=200,
+        help="test images of a measurement; 0: only what was measured at release",
     )
     p.add_argument("--steps", type=int, default=20, help="no attack takes more steps; 0: the paper's own number")
     p.add_argument("--slow", action="store_true", help="run slow attacks too (Auto-Attack, SPSA, B&B, multi-targeted)")
     p.add_argument("--adaptive", type=int, default=50, help="of the images, how many get the detector-aware attacks")
     p.add_argument("--out", type=Path, default=Path("reproduction.html"), help="the report; the JSON goes beside it")
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_json(p)
 
@@ -91,7 +105,7 @@ def _add_common(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--write", action="store_true", help="keep the figures in the checkpoint's folder, under measurements/"
     )
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_data_dir(p)
     add_json(p)
@@ -101,7 +115,7 @@ def detect(options: argparse.Namespace) -> int:
     """`python -m cce detect`."""
     from cce.evaluation.evaluate import detect as measure
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     check(0 <= options.rate <= 100, f"--rate is {options.rate}; it is from 0 to 100 percent")
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
@@ -126,7 +140,7 @@ def detect(options: argparse.Namespace) -> int:
         )
     record = _record(options, [checkpoint], dataset.name, len(x), device)
     if options.write:
-        write_measurement(checkpoint, "detection", {**record, "report": found.to_json()})
+        write_measurement(checkpoint, "detection", _shared({**record, "report": found.to_json()}, options))
     rows = found.rows(options.score)
     if options.out:
         drawn = {"roc": figures.roc_curves, "histogram": figures.histogram, "auc": figures.auc_by_epsilon}
@@ -157,7 +171,7 @@ def transfer(options: argparse.Namespace) -> int:
     """`python -m cce transfer`."""
     from cce.evaluation.transferability import black_box, transferability
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     device = resolve_device(options.device)
     made = [find_checkpoint(name, device) for name in options.checkpoints]
     datasets = {c.dataset for c in made}
@@ -188,10 +202,10 @@ def transfer(options: argparse.Namespace) -> int:
     told = _record(options, made, dataset.name, len(x), device)
     record = {**told, "transferability": found.to_json()}
     if options.write and alone:
-        write_measurement(made[0], "transferability", record)
+        write_measurement(made[0], "transferability", _shared(record, options))
     elif options.write:
         for c in made:
-            add_black_box(c, {**told, "black_box": found.to_json()})
+            add_black_box(c, _shared({**told, "black_box": found.to_json()}, options))
     if options.out:
         report.write(figure, options.out, f"Transferability, {', '.join(c.id for c in made)}")
     if options.json:
@@ -214,7 +228,7 @@ def surface(options: argparse.Namespace) -> int:
     from cce.evaluation.one_picture import attack_picture, classify
     from cce.evaluation.surfaces import surface as measure
 
-    _check_out(options.out)
+    check_out(options.out, (".html", ".png"))
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     config = attack_config(options, checkpoint.dataset)
@@ -298,11 +312,9 @@ def _folders(given: Sequence[Path] | None) -> list[Path]:
     return found
 
 
-def _check_out(out: Path | None) -> None:
-    """Refuse a bad name before minutes are spent."""
-    check(
-        out is None or out.suffix.lower() in (".html", ".png"), f"--out is {str(out)!r}; it must end in .html or .png"
-    )
+def _shared(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """A record as it may leave this machine."""
+    return without_path(record, options.data_dir)
 
 
 def _images(split: data.Split, n: int, command: str) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, add_seed, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, partial_results
 from cce.config import check
@@ -26,11 +26,15 @@ def add(commands: Commands) -> None:
     p = commands.add("compare", compare, "Ensembles that one recipe made, the loss apart, on the same images.")
     p.add_argument("checkpoints", nargs="*", help="checkpoint folders, or names of released ensembles (default: all)")
     p.add_argument(
-        "--n", type=int, default=0, help="test images to attack, from the first; 0: only what was measured before"
+        "--n",
+        "--images",
+        type=int,
+        default=0,
+        help="test images to attack, from the first; 0: only what was measured before",
     )
     p.add_argument("--attack", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: the data set's)")
     p.add_argument("--write", action="store_true", help="keep the comparison in their folders, for their cards")
-    p.add_argument("--seed", type=int, default=0, help="of random starts")
+    add_seed(p, "of random starts")
     add_device_and_data(p)
     add_data_dir(p)
     add_json(p)

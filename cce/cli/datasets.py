@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cce.checkpoints.folder import Checkpoint
-from cce.config import check
-from cce.data import class_folders
 from cce.data import datasets as data
-from cce.data.datasets import DATASETS, DataError, Dataset
+from cce.data.datasets import Dataset
+from cce.data.folder_layout import TEST_EVERY
+from cce.evaluation import own_pictures
 from cce.machine.processes import Processes
 
 
@@ -21,9 +22,18 @@ def add_data_dir(p: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="FOLDER",
-        help="test on your own pictures: a folder with a subfolder for each class of the ensemble, where every "
-        f"{class_folders.TEST_EVERY}th picture is for testing, or train/ and test/ with these. Each is cut about its "
-        "middle and resized to the ensemble's input, as in training (default: the folder that it was trained on)",
+        help="test on your own pictures: a folder with a subfolder for each class of the ensemble, where about one in "
+        f"{TEST_EVERY} is for testing, or train/ and test/ (or val/) with these. Each is cut about its "
+        "middle and resized to the ensemble's input, as in training; what was trained on is never tested on "
+        "(default: the folder that it was trained on)",
+    )
+    add_skip_bad(p)
+
+
+def add_skip_bad(p: argparse.ArgumentParser) -> None:
+    """`--skip-bad`."""
+    p.add_argument(
+        "--skip-bad", action="store_true", help="go on without the pictures of --data-dir that cannot be read"
     )
 
 
@@ -39,9 +49,12 @@ def load_dataset(checkpoint: Checkpoint, options: argparse.Namespace, processes:
         ConfigError: class folders that are not the classes of the ensemble.
         DataError: data that is not there or cannot be read.
     """
-    folder = options.data_dir or _trained_on(checkpoint)
+    folder = options.data_dir or own_pictures.folder_of(checkpoint)
     if folder is not None:
-        return _class_folders(checkpoint, folder)
+        processes = processes or Processes()
+        return _class_folders(checkpoint, folder, options, processes.main)
+    if own_pictures.is_own(checkpoint):
+        raise own_pictures.missing(checkpoint)
     size = checkpoint.model.config.input_shape[1] if checkpoint.dataset == "digits" else None
     processes = processes or Processes()
     found = data.load(checkpoint.dataset, options.data, size) if processes.main else None
@@ -49,41 +62,17 @@ def load_dataset(checkpoint: Checkpoint, options: argparse.Namespace, processes:
     return found or data.load(checkpoint.dataset, options.data, size)
 
 
-def _trained_on(checkpoint: Checkpoint) -> Path | None:
-    """The class folders that the ensemble was trained on; None: it has a named data set."""
-    if checkpoint.dataset in DATASETS:
-        return None
-    was = checkpoint.training.get("config", {}).get("data_dir")
-    if was and Path(was).is_dir():
-        return Path(was)
-    where = f" in {was}, which is not here" if was else ""
-    raise DataError(
-        f"{checkpoint.id} was trained on the pictures of {checkpoint.dataset!r}{where}; name their folder by "
-        "--data-dir: one subfolder for each class"
-    )
+def _class_folders(checkpoint: Checkpoint, folder: Path, options: argparse.Namespace, main: bool) -> Dataset:
+    """Class folders at the ensemble's size, and what there is to tell of them."""
+    with tqdm(unit="picture", desc="reading", leave=False, disable=not main) as bar:
+        skip_bad = getattr(options, "skip_bad", False)
+        found = own_pictures.read(checkpoint, folder.expanduser(), lambda done, total: bar.update(), skip_bad)
+    if main:
+        tell(getattr(options, "command", None), found)
+    return found
 
 
-def _class_folders(checkpoint: Checkpoint, folder: Path) -> Dataset:
-    """Class folders at the ensemble's size; their classes are compared before a picture is read."""
-    folder = folder.expanduser()
-    check_classes(checkpoint, tuple(class_folders.find(folder)[0]), str(folder))
-    with tqdm(unit="picture", desc="reading", leave=False) as bar:
-        return class_folders.load(folder, checkpoint.model.config.input_shape, lambda done, total: bar.update())
-
-
-def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...], where: str) -> None:
-    """Refuse data whose classes are not the ensemble's, in its order."""
-    if classes == checkpoint.classes:
-        return
-    more, less = (sorted(set(a) - set(b)) for a, b in ((classes, checkpoint.classes), (checkpoint.classes, classes)))
-    differ = [f"has {_few(more)} more"] * bool(more) + [f"lacks {_few(less)}"] * bool(less) or ["has another order"]
-    check(
-        False,
-        f"{where} has {len(classes)} classes and {checkpoint.id} {len(checkpoint.classes)}: "
-        f"the folder {' and '.join(differ)}; subfolders take the names of the ensemble's classes",
-    )
-
-
-def _few(names: list[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+def tell(command: str | None, dataset: Dataset) -> None:
+    """Say on standard error what there is to tell of a folder."""
+    for note in dataset.notes:
+        print(f"cce {command or 'data'}: {dataset.name}: {note}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -18,10 +17,11 @@ import torch
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import write_measurement
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json, progress_bar
+from cce.cli import Commands, add_device_and_data, add_json, add_seed, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import ATTACKS, AttackConfig, ConfigError, check
 from cce.evaluation import presets
+from cce.evaluation.own_pictures import home, without_path
 from cce.machine.files import write_atomically
 from cce.machine.processes import join_processes
 from cce.models import fast_dtype, resolve_device
@@ -98,7 +98,7 @@ def add(commands: Commands) -> None:
         help="measure --attacks on --n images, or the attacks of --slow, and write them into the checkpoint beside "
         "what metrics.json holds, which stays",
     )
-    p.add_argument("--seed", type=int, default=0, help="of random starts and noise")
+    add_seed(p, "of random starts and noise")
     add_device_and_data(p)
     add_data_dir(p)
     add_json(p)
@@ -214,6 +214,7 @@ def evaluate(options: argparse.Namespace) -> int:
         "seconds": round(time.perf_counter() - started + taken_up / processes.count, 1),
         "processes": processes.count,
         "versions": {"torch": torch.__version__, "cce": checkpoints.version_of_cce()},
+        **({"data_notes": list(dataset.notes)} if dataset.notes else {}),
     }
     if options.add:
         made["search_precision"] = measured.settings["search_precision"]
@@ -221,12 +222,13 @@ def evaluate(options: argparse.Namespace) -> int:
     else:
         record = {**made, **metrics(measured, checkpoint.detector)}
     if options.write or options.add:
-        _write(checkpoint, record)
+        _write(checkpoint, without_path(record, options.data_dir))
     if options.write and measured.of("benign") and options.success == "last":
         held = dataset.calibration
         known = detectors(checkpoint, (held.pixels().to(device), held.labels.to(device)))
         about = {k: record[k] for k in ("data", "seed", "device", "command")} | {"n": len(split)}
         found = detection_report(measured, known).to_json()
+        about = without_path(about, options.data_dir)
         write_measurement(checkpoint, "detection", {"checkpoint": checkpoint.id, **about, "report": found})
     store.clear()
     if options.json:
@@ -259,8 +261,7 @@ def _check_addition(
 
 def partial_results() -> Path:
     """Where evaluations keep what is finished until they end."""
-    home = os.environ.get("CCE_STUDIO_HOME") or "~/.cache/cce-studio"
-    return Path(home).expanduser() / "evaluations"
+    return home() / "evaluations"
 
 
 def _sources(names: Sequence[str], checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
@@ -287,7 +288,7 @@ def _record(
     said += ["--attacks", *options.attacks] if options.attacks else []
     said += ["--success", options.success] if options.success != "last" else []
     said += ["--sanity", str(options.sanity)] if options.sanity else []
-    said += ["--transfer-from", *options.transfer_from] if options.transfer_from else []
+    said += ["--transfer-from", *map(_shown, options.transfer_from)] if options.transfer_from else []
     said += ["--precision", options.precision] if options.precision != "auto" else []
     said += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     said += ["--add"] if options.add else []
@@ -301,7 +302,10 @@ def _record(
 def _place(checkpoint: Checkpoint, name: str) -> str:
     """What a command names a checkpoint by: a released one by its folder in the project, any other as it was typed."""
     ships = checkpoint.folder is not None and checkpoint.folder.resolve() in checkpoints.released()
-    return f"checkpoints/{checkpoint.folder.name}" if ships and checkpoint.folder else name
+    return f"checkpoints/{checkpoint.folder.name}" if ships and checkpoint.folder else _shown(name)
+def _shown(name: str) -> str:
+    """An ensemble as it was named, without where it lies on this machine."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _write(checkpoint: Checkpoint, record: dict[str, Any]) -> None:

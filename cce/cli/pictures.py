@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_device_and_data, add_json, find_checkpoint, print_json
+from cce.cli import Commands, add_device_and_data, add_json, add_seed, check_out, find_checkpoint, print_json
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import AttackConfig, check, default_attack
 from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES
+from cce.data.class_names import choices, find_class
+from cce.data.datasets import DATASETS, available, samples
 from cce.data.pictures import read_picture, to_model_input, to_png
+from cce.evaluation.attack_outcome import sentence
 from cce.models import resolve_device
 
 
@@ -42,7 +45,7 @@ def add_picture_and_attack(p: argparse.ArgumentParser) -> None:
     p.add_argument("--step-size", type=float, help="step size in 1/255 (default: the data set's)")
     p.add_argument("--steps", type=int, help="number of steps (default: the attack's and the data set's)")
     p.add_argument("--target", default="ensemble", help="'ensemble' or 'member n'")
-    p.add_argument("--seed", type=int, default=0, help="of everything random")
+    add_seed(p, "of everything random")
     p.add_argument("--norm", choices=NORMS, default="linf", help="ball: linf, or l2 where the attack has it")
     p.add_argument("--restarts", type=int, default=1, help="runs from other random starts; the worst is kept")
     p.add_argument("--toward", metavar="CLASS", help="name or index of the class to be predicted (default: any wrong)")
@@ -73,15 +76,17 @@ def attack_config(options: argparse.Namespace, dataset: str, classes: Sequence[s
 
 def class_index(text: str, classes: Sequence[str], what: str, also: str = "") -> int:
     """Index of a class given by its name or index; the message calls it `what`, and says what else there is."""
-    known = text in classes or (text.isdigit() and int(text) < len(classes))
-    check(known, f"{what} is {text!r}; it is {also}0 to {len(classes) - 1}, or one of {', '.join(classes)}")
-    return classes.index(text) if text in classes else int(text)
+    found = find_class(classes, text)
+    check(found is not None, f"{what} is {text!r}; it is {also}{choices(classes)}")
+    assert found is not None
+    return found
 
 
 def attack(options: argparse.Namespace) -> int:
     """`python -m cce attack`."""
     from cce.evaluation.one_picture import attack_picture
 
+    check_out(options.out, (".png",))
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     config = attack_config(options, checkpoint.dataset, checkpoint.classes)
@@ -97,7 +102,7 @@ def attack(options: argparse.Namespace) -> int:
         said = result[name]
         subset = result["benign_subset" if name == "benign" else "subset"]
         print(f"{name:12} {said['label']:12} {subset}  entropy {said['entropy']:.3f} nats  {verdict(said)}")
-    print("the ensemble was fooled" if result["succeeded"] else "the ensemble was not fooled")
+    print(sentence(result, known=label is not None))
     return 0
 
 
@@ -112,15 +117,27 @@ def load_input(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[tor
     """The picture at the model's size and its label, from a file or `test:INDEX`."""
     label: int | None = None
     if options.picture.startswith("test:"):
-        split = load_dataset(checkpoint, options).test
-        index = options.picture.removeprefix("test:")
-        check(
-            index.isdigit() and int(index) < len(split),
-            f"picture is {options.picture!r}; it is test:0 to test:{len(split) - 1}",
-        )
-        x, label = split.pixels()[int(index)], int(split.labels[int(index)])
+        x, label = _test_picture(options, checkpoint)
     else:
         x, _ = to_model_input(read_picture(options.picture), *checkpoint.model.config.input_shape)
     if options.label != "auto":
         label = class_index(options.label, checkpoint.classes, "label", "auto, ")
     return x, label
+
+
+def _test_picture(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[torch.Tensor, int]:
+    """A test picture and its label; one of those that ship where it is among them and the data set is not here."""
+    text = options.picture.removeprefix("test:")
+    check(
+        text.isascii() and text.isdecimal() and len(text) < 10,
+        f"picture is {options.picture!r}; it is a file, or test:0, test:1 and so on",
+    )
+    index, name = int(text), checkpoint.dataset
+    split = None
+    if name in DATASETS and name != "digits" and not options.data_dir and not available(name, options.data):
+        split = samples(name)
+        fits = tuple(split.images.shape[1:]) == checkpoint.model.config.input_shape
+        split = split if fits and index < len(split) else None
+    split = split or load_dataset(checkpoint, options).test
+    check(index < len(split), f"picture is {options.picture!r}; it is test:0 to test:{len(split) - 1}")
+    return split.images[index].float().div(255), int(split.labels[index])

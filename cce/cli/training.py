@@ -13,15 +13,17 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from cce.cli import Commands, add_device_and_data, find_checkpoint, print_json
+from cce.cli import Commands, add_device_and_data, add_seed, find_checkpoint, print_json
+from cce.cli.datasets import add_skip_bad, tell
 from cce.config import READINGS, ConfigError, ModelConfig, TrainConfig, check, from_json, recipes
 from cce.config.overrides import override, with_loss
 from cce.data import class_folders
 from cce.data.datasets import Dataset
 from cce.evaluation import presets
+from cce.evaluation.own_pictures import remember
 from cce.models import resolve_device
 from cce.reporting.cards import save_with_card
-from cce.runs.queue import Snapshot
+from cce.runs.queue import Snapshot, is_run_name
 from cce.training.monitoring import criterion
 from cce.training.parallel import Team, join
 from cce.training.run_folder import RunError, RunFolder
@@ -36,7 +38,14 @@ def add(commands: Commands) -> None:
     p = commands.add("train", train, "Train an ensemble from a preset, in a run folder that resumes.")
     p.add_argument("preset", nargs="?", help="name of a preset; see --list")
     p.add_argument("--list", action="store_true", help="list the presets and stop")
-    p.add_argument("--run", dest="folder", type=Path, help="run folder (default runs/PRESET); resumed where it exists")
+    # torchrun takes --run for the beginning of options of its own, wherever it stands.
+    p.add_argument(
+        "--run",
+        "--run-folder",
+        dest="folder",
+        type=Path,
+        help="run folder (default runs/PRESET); resumed where it exists. Under torchrun, write --run-folder",
+    )
     p.add_argument("--name", help="id of the ensemble (default: the preset's name, else the run folder's)")
     p.add_argument("--config", type=Path, help="train this config.json instead of a preset")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field of the config")
@@ -44,8 +53,10 @@ def add(commands: Commands) -> None:
         "--data-dir",
         type=Path,
         metavar="FOLDER",
-        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ with these",
+        help="train on your own pictures: a folder with a subfolder for each class, or train/ and test/ (or val/) with "
+        "these",
     )
+    add_skip_bad(p)
     p.add_argument("--members", type=int, help="networks in the ensemble; ADV-EN of one is ADV")
     p.add_argument("--lambda-pm", type=float, help="weight of promoting, in every CCE phase; 1 in robustness mode")
     p.add_argument("--lambda-dm", type=float, help="weight of demoting, in every CCE phase; 5 in detection mode")
@@ -56,7 +67,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--ema-decay", type=float, help="average the weights with this decay a step, as 0.999; 0: do not")
     p.add_argument("--awp-gamma", type=float, help="adversarial weight perturbation (AWP), as 0.005; 0: none")
     p.add_argument("--init", metavar="CHECKPOINT", help="start from its weights: a released name, a folder or a Hub id")
-    p.add_argument("--seed", type=int, help="overrides the preset's seed")
+    add_seed(p, "overrides the preset's seed", None)
     p.add_argument(
         "--weights",
         choices=("float32", "float16", "int8"),
@@ -66,6 +77,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--half", dest="weights", action="store_const", const="float16", help="short for --weights float16")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--tensorboard", action="store_true", help="also write event files to the run folder's tensorboard/")
+    p.add_argument("--keep-going", action="store_true", help="go on where predictions look collapsed to uniform")
     p.add_argument("--estimate", action="store_true", help="measure for two seconds, print time and memory as JSON")
     p.add_argument("--next", action="store_true", help="afterwards start the run that is next in line beside this one")
     add_device_and_data(p)
@@ -85,6 +97,12 @@ def train(options: argparse.Namespace) -> int:
         print_json(estimate(config, device))
         return 0
     folder = RunFolder(options.folder or Path("runs") / (options.preset or options.config.stem))
+    name = folder.path.resolve().name
+    check(
+        is_run_name(name) or (folder.path / "config.json").exists(),
+        f"--run is {str(folder.path)!r}; the Studio lists no run of that name: a run folder's name has at most 60 "
+        "letters without accents, digits, dots, _ and -, and no dot first",
+    )
     team = join(device)
     try:
         name = options.name or options.preset or folder.path.name
@@ -120,11 +138,13 @@ def train_in(
     """
     from cce.training.trainer import TrainingError, run
 
-    dataset = read_data(config, options, team)
+    dataset = read_data(config, options, team, folder.path)
+    if team.main and dataset.record is not None:
+        remember(dataset.record, config.data_dir)
+        tell("train", dataset)
     try:
-        trainer = run(
-            config, dataset, folder, device, options.quiet, team, options.tensorboard, lambda: starting_weights(config)
-        )
+        begin = (options.tensorboard, lambda: starting_weights(config), options.keep_going)
+        trainer = run(config, dataset, folder, device, options.quiet, team, *begin)
     except TrainingError as error:
         print(f"cce train: {error}", file=sys.stderr)
         return 1
@@ -169,12 +189,12 @@ def _shape(model: ModelConfig) -> str:
     return f"{model.members} x {model.architecture} on {model.classes} classes of {size} pixels"
 
 
-def read_data(config: TrainConfig, options: argparse.Namespace, team: Team) -> Dataset:
+def read_data(config: TrainConfig, options: argparse.Namespace, team: Team, run: Path) -> Dataset:
     """What the config trains on; the main process goes first, as it may have to download it."""
     if not team.main:
         team.gather(None)
     with tqdm(unit="picture", desc="reading", disable=options.quiet or not (config.data_dir and team.main)) as bar:
-        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update())
+        dataset = class_folders.of_config(config, options.data, lambda done, total: bar.update(), run, options.skip_bad)
     if team.main:
         team.gather(None)
     return dataset
@@ -224,6 +244,6 @@ def with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
         model = dataclasses.replace(model, architecture=options.architecture)
     if options.data_dir is not None:
         where = options.data_dir.expanduser().resolve()
-        model = dataclasses.replace(model, classes=len(class_folders.find(where)[0]))
+        model = dataclasses.replace(model, classes=len(class_folders.read_layout(where).classes))
         config = dataclasses.replace(config, dataset=class_folders.name_of(where), data_dir=str(where))
     return dataclasses.replace(config, model=model)

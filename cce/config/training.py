@@ -188,6 +188,7 @@ class TrainConfig:
             self.precision in ("auto", "float32", "bfloat16"),
             f"precision is {self.precision!r}; it is 'auto', 'float32' or 'bfloat16'",
         )
+        check(abs(self.seed) < 2**63, f"seed is {self.seed}; it must be from -2^63 to 2^63")
         check(0 <= self.shift <= 0.5, f"shift is {self.shift}; it is a fraction of the side from 0 to 0.5")
         check(self.train_images >= 0, f"train_images is {self.train_images}; 0 means all")
         check(self.save_every >= 1, f"save_every is {self.save_every}; it must be at least 1 step")

@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,6 +118,9 @@ class Dataset:
 
     Calibration images set detector thresholds and do nothing else: what evaluates a detector
     reads ``detection_test``, never ``test``.
+
+    ``record``: of a folder of pictures, which of them is for what (``cce.picture_split.Record``). ``notes``: what there
+    is to tell of a folder, a line each: files that were passed over, pictures that came or went since training.
     """
 
     name: str
@@ -124,6 +128,8 @@ class Dataset:
     train: Split
     calibration: Split
     test: Split
+    record: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def detection_test(self) -> Split:

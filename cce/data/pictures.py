@@ -9,11 +9,14 @@ import io
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from cce.data.picture_kinds import HEIF, RESAVE, WAY_OUT, heif_brand, what_it_is_instead, without_text
 
 MIN_SIDE = 8
 """Fewest pixels along a side. Models take 16 to 32 of them: from fewer than 8, most of what the
@@ -30,9 +33,7 @@ _REDUCED_PIXELS = 10_000_000  # what a JPEG above MAX_PIXELS is decoded to, at m
 SHOWN_SIDE = 512
 """Longest side in pixels of the crop that is shown to the user."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_WAY_OUT = "Please upload a PNG, JPEG, WebP or GIF picture."
-_RESAVE = "Please open it in a picture viewer, save it as PNG or JPEG, and upload that."
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 # Pillow's warning above 89 million pixels goes to the log, where nobody asked for it: the limits
 # here are lower, or mean a smaller decoding. Its error at twice that stays.
@@ -46,8 +47,9 @@ class PictureError(ValueError):
 def read_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Read an uploaded picture, whatever its format, as it is meant to look.
 
-    Turned upright by its EXIF orientation; transparency laid on white; 16-bit grey scaled to 8;
-    the first frame of an animation. The format is told by the content, not by the file's name.
+    Turned upright by its EXIF orientation; colours brought from the picture's own profile to sRGB; transparency laid on
+    white; 16-bit grey scaled to 8; the first frame of an animation. The format is told by the content, not
+    by the file's name.
     Decodes no more than ``MAX_PIXELS``: a larger baseline JPEG is decoded at a fraction of its
     size, anything else is refused from its header alone.
 
@@ -63,20 +65,20 @@ def read_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """
     head = _head(source)
     if not head:
-        raise PictureError(f"This file is empty. {_WAY_OUT}")
+        raise PictureError(f"This file is empty. {WAY_OUT}")
     try:
-        with Image.open(_stream(source), formats=_FORMATS) as picture:
+        with _open(source, head) as picture:
             _check_size(picture)
             _load_upright(picture)
             return _to_rgb(picture)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(_what_it_is_instead(head)) from error
+        raise PictureError(what_it_is_instead(head)) from error
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large("This picture")) from error
     except Exception as error:  # a decoder fed a damaged file raises nearly anything
-        raise PictureError(f"This picture is damaged or incomplete. {_RESAVE}") from error
+        raise PictureError(f"This picture is damaged or incomplete. {RESAVE}") from error
 
 
 def to_model_input(image: Image.Image, channels: int, height: int, width: int) -> tuple[Tensor, Image.Image]:
@@ -144,6 +146,37 @@ def to_png(pixels: Tensor) -> bytes:
 # Reading
 
 
+def _open(source: str | os.PathLike[str] | bytes, head: bytes) -> Image.Image:
+    """The picture's header; a PNG again without its texts where these are longer than Pillow's limit."""
+    if heif_brand(head):
+        _learn_heif()
+        return Image.open(_stream(source), formats=(HEIF,))
+    try:
+        return Image.open(_stream(source), formats=_FORMATS)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        shorter = without_text(source if isinstance(source, bytes) else Path(source).read_bytes(), head)
+        if shorter is None:
+            raise
+        return Image.open(io.BytesIO(shorter), formats=_FORMATS)
+
+
+def _learn_heif() -> None:
+    """Let Pillow open HEIC, what an iPhone saves.
+
+    Raises:
+        PictureError: the package that reads it is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        raise PictureError(
+            f"This is a HEIC picture, and the package pillow-heif, which reads it, is not installed here. {RESAVE}"
+        ) from None
+    pillow_heif.register_heif_opener()
+
+
 def _stream(source: str | os.PathLike[str] | bytes) -> io.BytesIO | Path:
     return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
 
@@ -195,50 +228,69 @@ def _load_upright(picture: Image.Image) -> None:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16-bit grey scaled, transparency laid on white."""
+    """Any mode to sRGB: its own profile applied, 16-bit grey scaled, transparency laid on white."""
     if picture.mode.startswith("I;16"):
-        grey = np.asarray(picture).astype(np.float32) / 257  # 65535 = 257 * 255
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_grey8(picture)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise PictureError(
             "This picture stores 32-bit numbers with no agreed black and white, so there is no one "
-            f"way to show it. {_RESAVE}"
+            f"way to show it. {RESAVE}"
         )
+    profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        picture = _to_srgb(picture.convert("RGBA"), profile)
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return _rgb(picture)
+    return _rgb(_to_srgb(picture, profile))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture with the colours that its profile means; as it is where the profile cannot be used."""
+    if not profile:
+        return picture
+    if picture.mode not in ("RGB", "RGBA", "L", "CMYK", "LAB"):
+        picture = picture.convert("RGB")
+    target = "RGBA" if picture.mode == "RGBA" else "RGB"
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        made = ImageCms.profileToProfile(picture, given, srgb, renderingIntent=intent, outputMode=target)
+    except (ImageCms.PyCMSError, OSError, ValueError):  # damaged, or of another kind of colours than the picture
+        return picture
+    return made or picture
+
+
+def _grey8(picture: Image.Image) -> np.ndarray:
+    """16-bit grey as 8 bits: black is 0, and white the most that the file's samples can be."""
+    grey, tags = np.asarray(picture).astype(np.float32), _tiff_tags(picture)
+    white = 65535.0
+    if tags:
+        bits = _first(tags.get(258), 16)  # BitsPerSample
+        white = 2.0 ** min(bits, 16) - 1
+        told = _first(tags.get(281), 0)  # MaxSampleValue
+        if told > 255 and grey.max() <= told < white:
+            white = float(told)
+        elif bits == 16 and 255 < grey.max() <= 4095:  # a camera's 12 bits, written into 16
+            white = 4095.0
+        if _first(tags.get(262), 1) == 0:  # PhotometricInterpretation: WhiteIsZero
+            grey = white - grey
+    return (grey.clip(0, white) * (255 / white)).round().astype(np.uint8)
+
+
+def _tiff_tags(picture: Image.Image) -> Any:
+    return getattr(picture, "tag_v2", None) if picture.format == "TIFF" else None
+
+
+def _first(value: Any, usual: int) -> int:
+    """A tag's number, or the first of several."""
+    value = value[0] if isinstance(value, (tuple, list)) and value else value
+    return value if isinstance(value, int) else usual
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
     """The picture as RGB; itself where it is RGB already, as a copy may cost 160 MB."""
     return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _what_it_is_instead(head: bytes) -> str:
-    """Words for a file that is no picture this service reads, by its first bytes."""
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
-    if brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
-        return f"This is a HEIC picture, a phone format that is not supported. {_RESAVE}"
-    if brand:
-        return f"This is a video, not a picture. {_WAY_OUT}"
-    if b"<svg" in head.lower():
-        return f"This is an SVG drawing, which has no pixels. {_RESAVE}"
-    if head.startswith(b"%PDF"):
-        return f"This is a PDF document, not a picture. {_RESAVE}"
-    if _is_text(head):
-        return f"This is a text file, not a picture, whatever its name says. {_WAY_OUT}"
-    return f"This file is not a picture, or is in a format that is not supported. {_WAY_OUT}"
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        # The cut at 1024 bytes may have split a character of up to four bytes.
-        text = head.decode("utf-8") if len(head) < 1024 else head[:-4].decode("utf-8", "ignore")
-    except UnicodeDecodeError:
-        return False
-    return all(c.isprintable() or c.isspace() for c in text)
 
 
 # Cropping

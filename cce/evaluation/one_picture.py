@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cce.attacks.gradient import attack, to_grid
 from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check
+from cce.evaluation.attack_outcome import outcome_of
 from cce.evaluation.outcomes import finite
 from cce.models import entropy, evaluating, log_mean_probability
 
@@ -119,7 +120,8 @@ def attack_picture(
     Returns:
         The adversarial picture `(C, H, W)`, on the 1/255 grid and inside the ball, and JSON values:
         `label` (name), `benign` and `adversarial` (see `classify`), `benign_subset`, `subset`,
-        `succeeded` (f_en right before, wrong after), `linf` (pixel units), `trajectory`: for the
+        `succeeded` (f_en right before, wrong after), `outcome` (see `cce.evaluation.attack_outcome`),
+        `toward` (the class aimed for), `linf` (pixel units), `trajectory`: for the
         start and after each step `{step, entropy, probability, subset}`.
     """
     attacked = attack_in_steps(checkpoint, x, label, config, seed)
@@ -146,6 +148,7 @@ def attack_in_steps(
     """
     benign = classify(checkpoint, x)
     index = checkpoint.classes.index(benign["label"]) if label is None else label
+    target = _target(checkpoint, index, config)
     labels = torch.tensor([index], device=x.device)
     path: list[Tensor] = []
     threshold = checkpoint.detector.threshold if checkpoint.detector else None
@@ -175,6 +178,8 @@ def attack_in_steps(
         "benign_subset": subset_of(benign, index),
         "subset": subset_of(adversarial, index),
         "succeeded": benign["label"] == checkpoint.classes[index] != adversarial["label"],
+        "outcome": outcome_of(checkpoint.classes[index], benign["label"], adversarial["label"], target),
+        "toward": target,
         "linf": (x_adv[0] - x).abs().max().item(),
         "trajectory": [
             {"step": i, "entropy": s["entropy"], "probability": s["ensemble"][index], "subset": subset_of(s, index)}
@@ -182,6 +187,21 @@ def attack_in_steps(
         ],
     }
     return AttackedPicture(x_adv[0], result, seen, said)
+
+
+def _target(checkpoint: Checkpoint, label: int, config: AttackConfig) -> str | None:
+    """The class that a targeted attack aims for.
+
+    Raises:
+        ConfigError: one that the ensemble does not have, or the picture's own.
+    """
+    if config.toward is None:
+        return None
+    count = len(checkpoint.classes)
+    check(config.toward < count, f"toward is {config.toward}; {checkpoint.id} has the classes 0 to {count - 1}")
+    name = checkpoint.classes[config.toward]
+    check(config.toward != label, f"toward is {name!r}, which is the picture's label; choose another class")
+    return name
 
 
 # Forward passes of one picture that no attack fools, a step of the attack; one where nothing is said. Measured

@@ -121,6 +121,7 @@ def export(
         training=training_record(
             config, trainer.step, trainer.seconds, trainer.device, trainer.machines, trainer.started_from
         ),
+        pictures=dataset.record,
         detector=calibrate(clean.entropy.cpu().numpy(), false_positive_rate, where),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,13 @@ def write_card(checkpoint: Checkpoint) -> None:
 def _front_matter(c: Checkpoint) -> str:
     return (
         "---\nlicense: mit\nlibrary_name: cce-studio\npipeline_tag: image-classification\n"
-        f"tags:\n- adversarial-robustness\n- ensemble\n- {c.dataset}\n---\n"
+        f"tags:\n- adversarial-robustness\n- ensemble\n- {_quoted(c.dataset)}\n---\n"
     )
+
+
+def _quoted(text: str) -> str:
+    """A text for YAML: quoted, so that `null` and `2024` stay text (JSON's strings are YAML's)."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _summary(c: Checkpoint) -> str:

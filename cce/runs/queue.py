@@ -46,6 +46,15 @@ SPARE_BYTES = 200_000_000
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,59}")
 
 
+def is_run_name(name: str) -> bool:
+    """Whether a run folder of this name is listed.
+
+    >>> is_run_name("my-run_2"), is_run_name("my run")
+    (True, False)
+    """
+    return bool(_NAME.fullmatch(name))
+
+
 class Jobs:
     """The runs in one folder.
 
@@ -194,7 +203,7 @@ class Jobs:
         if saved is None:
             raise JobError(f"{name} has not saved a state yet; try again in a moment")
         tensors, step = saved
-        dataset = class_folders.of_config(config, self.data_root)
+        dataset = class_folders.of_config(config, self.data_root, run=job.folder.path)
         model = Ensemble(config.model)
         model.load_state_dict(under(AVERAGE if config.ema_decay else "model/", tensors))
         if config.ema_decay:

@@ -77,8 +77,7 @@ def training_images(config: TrainConfig) -> int:
     """
     if not config.data_dir:
         return TRAINING_IMAGES[config.dataset]
-    train, _ = class_folders.find(config.data_dir)
-    return sum(map(len, train.values()))
+    return class_folders.read_layout(config.data_dir).training_count
 
 
 def fixed_attack(phase: Phase) -> Phase:

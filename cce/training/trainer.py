@@ -7,6 +7,7 @@ that weights, optimizer and step are the whole state: a run that was killed goes
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import time
@@ -20,16 +21,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cce.checkpoints.folder import machine_name
-from cce.config import TrainConfig, check, default_attack, to_json
+from cce.config import Defense, TrainConfig, check, default_attack, to_json
 from cce.data.augmentation import augment
 from cce.data.datasets import Dataset
+from cce.data.picture_split import FILE as PICTURES
 from cce.fast import SearchCopy, use_kernels
+from cce.machine.files import write_atomically
 from cce.models import Ensemble, fast_dtype
 from cce.training import state as training_state
 from cce.training.averaging import Average, released
 from cce.training.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
 from cce.training.parallel import ALONE, Team, share_batch_norm, share_batch_size
-from cce.training.run_folder import RunError, RunFolder
+from cce.training.run_folder import RunError, RunFolder, refusing
 from cce.training.state import Start
 from cce.training.step import make_optimizer, train_step
 
@@ -57,6 +60,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         team: Team = ALONE,
         log: Log | None = None,
+        keep_going: bool = False,
     ) -> None:
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.team, self.log = team, log
@@ -82,7 +86,9 @@ class Trainer:
         self.ends = config.phase_ends(self.steps_per_epoch)
         self.total_steps = self.ends[-1]
         last_phase = [0, *self.ends][-2]
-        self.warm_up = last_phase + max(self.steps_per_epoch, (self.total_steps - last_phase) // 10)
+        rising = 0.25 if config.phases[-1].schedule == "one-cycle" else 0.1  # of the phase, until the rate is whole
+        self.warm_up = last_phase + max(self.steps_per_epoch, round((self.total_steps - last_phase) * rising))
+        self.keep_going = keep_going
 
         self.dtype = fast_dtype(self.device) if config.precision == "auto" else getattr(torch, config.precision)
         self.autocast = self.dtype == torch.bfloat16
@@ -105,6 +111,8 @@ class Trainer:
         self.best_step = 0
         self.looks_uniform = False  # at the last logged line, after the warm-up
         self.epoch_entropy: list[float] = []
+        self.epoch_loss: list[float] = []  # on clean images, of this epoch's logged lines
+        self.lowest_loss = math.inf  # mean of an epoch before
         self.stop_requested = False
 
     @property
@@ -218,8 +226,10 @@ class Trainer:
         self.step = step
         start = step - step % self.steps_per_epoch
         rows = self.team.gather(self.folder.metrics() if self.team.main else None)[0]
-        logged = [r for r in rows if r["kind"] == "training" and r["step"] > start]
-        self.epoch_entropy = [r["entropy_clean"] for r in logged]
+        logged = [r for r in rows if r["kind"] == "training"]
+        self.epoch_entropy = [r["entropy_clean"] for r in logged if r["step"] > start]
+        self.epoch_loss = [r["natural"] for r in logged if r["step"] > start]
+        self.lowest_loss = min(_epoch_means(logged, start, self.steps_per_epoch), default=math.inf)
         return True
 
     def phase_at(self, step: int) -> tuple[int, float]:
@@ -311,13 +321,13 @@ class Trainer:
                     mark, self.pending = now, []
                     self.refuse_infinite(row["loss"])
                     self.epoch_entropy.append(row["entropy_clean"])
+                    self.epoch_loss.append(row["natural"])
                     self.looks_uniform = self.step > self.warm_up and is_uniform(row["entropy_clean"], config)
                     self.write(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", phase=row["phase"])
 
                 if self.step % self.steps_per_epoch == 0:
-                    refuse_collapse(self.epoch_entropy, config.model.classes, self.step, self.warm_up)
-                    self.epoch_entropy = []
+                    self.end_epoch()
 
                 if self.step % evaluate_steps == 0 or last:
                     row = {"kind": "evaluation", "step": self.step, **self.monitor()}
@@ -333,6 +343,20 @@ class Trainer:
         if self.step < self.total_steps:
             self.save()
         return "stopped" if self.step < self.total_steps else "finished"
+
+    def end_epoch(self) -> None:
+        """Look back on an epoch.
+
+        Raises:
+            TrainingError: it has collapsed, and was not told to keep going.
+        """
+        now = sum(self.epoch_loss) / len(self.epoch_loss) if self.epoch_loss else math.inf
+        learning = now < (1 - LEARNING) * self.lowest_loss and math.isfinite(self.lowest_loss)
+        began_whole = self.step - self.steps_per_epoch >= self.warm_up  # at the whole rate from its first step
+        if not (self.keep_going or learning) and began_whole:
+            refuse_collapse(self.epoch_entropy, self.config.model.classes, self.step, self.warm_up, self.config.defense)
+        self.lowest_loss = min(self.lowest_loss, now)
+        self.epoch_entropy, self.epoch_loss = [], []
 
     def refuse_infinite(self, loss: float) -> None:
         """Stop a run whose loss is no number."""
@@ -379,15 +403,47 @@ def is_uniform(entropy: float, config: TrainConfig) -> bool:
     return entropy > UNIFORM * math.log(config.model.classes)
 
 
-def refuse_collapse(entropies: list[float], classes: int, step: int, warm_up: int) -> None:
-    """Stop a run whose predictions on clean images stayed uniform for an epoch after the warm-up."""
+LEARNING = 0.005
+"""A clean loss that fell by this share of the lowest epoch's before is learning, however slowly."""
+
+
+def _epoch_means(rows: list[dict[str, Any]], before: int, steps_per_epoch: int) -> list[float]:
+    """The mean clean loss of each epoch that ended by step `before`."""
+    epochs: dict[int, list[float]] = {}
+    for row in rows:
+        if row["step"] <= before:
+            epochs.setdefault((row["step"] - 1) // steps_per_epoch, []).append(row["natural"])
+    return [sum(values) / len(values) for values in epochs.values()]
+
+
+def refuse_collapse(
+    entropies: list[float], classes: int, step: int, warm_up: int, defense: Defense | None = None
+) -> None:
+    """Stop a run whose predictions on clean images stayed uniform for an epoch after the warm-up.
+
+    Plain training (NAT) has nothing that drives predictions to be uniform: there they are uniform only as long as
+    nothing is learned, and the run goes on.
+
+    Raises:
+        TrainingError: it has collapsed; the advice fits the loss.
+    """
     uniform = math.log(classes)
+    if defense is not None and defense.method == "nat":
+        return
     if step > warm_up and entropies and min(entropies) > UNIFORM * uniform:
         mean = sum(entropies) / len(entropies)
         raise TrainingError(
             f"collapsed: the mean entropy on clean images was {mean:.3f} of at most {uniform:.3f} nats for an epoch. "
-            "Start with a longer natural phase or a lower lambda_dm; the last state is kept"
+            f"{_advice(defense)}, or go on all the same with --keep-going; the last state is kept. Classes that look "
+            "alike end so too"
         )
+
+
+def _advice(defense: Defense | None) -> str:
+    """What may keep a loss from collapsing."""
+    if defense is not None and (defense.method != "cce" or not defense.lambda_dm):
+        return "Start with a longer natural phase, or train against a smaller epsilon"
+    return "Start with a longer natural phase or a lower lambda_dm"
 
 
 @contextmanager
@@ -417,6 +473,7 @@ def run(
     team: Team = ALONE,
     tensorboard: bool = False,
     start: Callable[[], Start] | None = None,
+    keep_going: bool = False,
 ) -> Trainer:
     """Train in `folder`, resuming what it holds; keeps `status.json` true to the end.
 
@@ -427,6 +484,7 @@ def run(
         device: where.
         quiet: no progress bar.
         team: the processes that train together.
+        keep_going: go on where predictions look collapsed.
         tensorboard: also write event files to the folder's `tensorboard/`.
         start: reads the weights of `config.init`; called where the run has no state yet.
 
@@ -447,9 +505,12 @@ def run(
     lock = None
     if team.main:
         folder.create(to_json(config))
+        if dataset.record is not None and not (folder.path / PICTURES).exists():
+            with refusing(f"{folder.path / PICTURES}"):
+                write_atomically(folder.path / PICTURES, json.dumps(dataset.record.to_json()) + "\n")
         lock = folder.lock()
     try:
-        trainer = Trainer(config, dataset, folder, device, team, log)
+        trainer = Trainer(config, dataset, folder, device, team, log, keep_going)
         if not trainer.restore() and config.init:
             check(start is not None, f"init is {config.init!r}; give run() the `start` that reads its weights")
             trainer.begin(start())

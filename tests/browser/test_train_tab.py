@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from cce.checkpoints import folder as checkpoints
@@ -200,6 +201,35 @@ def test_a_run_becomes_an_ensemble_of_every_tab(app: App, visit: Callable[..., P
     expect(page.locator("#model-summary")).to_contain_text("Not measured yet")
     page.locator("#attack-go").click()
     expect(page.locator("#verdict")).to_contain_text("PGD")
+
+
+def test_an_own_folder_is_chosen_trained_on_and_attacked_in_one_sitting(app: App, visit: Callable[..., Page]):
+    pets = app.home / "my pets"
+    for name, red in (("ant", 20), ("cat", 200)):
+        (pets / name).mkdir(parents=True)
+        for i in range(60):
+            Image.new("RGB", (20, 20), (red, 2 * i, 255 - red)).save(pets / name / f"{i}.png")
+    page = visit(app)
+    data_set = page.locator("#train-dataset input")
+    data_set.fill(str(pets))
+    data_set.press("Enter")
+    fill(page, "pets-run", SHORT)
+    expect(page.locator("#train-command textarea")).to_have_value(re.compile("--data-dir"))
+    press(page, "start")
+    expect(page.locator("#train-said")).to_contain_text("pets-run")
+    job = app.wait_for("pets-run", lambda j: j.state in ("finished", "failed"))
+    assert job.state == "finished", job.error
+    expect(page.locator("#train-status")).to_contain_text("finished")
+    press(page, "use")
+    expect(page.locator("#train-said")).to_contain_text("pets-run is in the list of models on every tab")
+    page.get_by_role("tab", name="Attack", exact=True).click()
+    page.locator("#model input").click()
+    page.get_by_role("option", name=re.compile(r"run pets-run")).click()
+    expect(page.locator("#gallery-note")).to_contain_text("Pictures of 'my pets' that no model here was trained on")
+    expect(page.locator("#class-filter input")).to_have_value(re.compile("all classes"))
+    page.locator("#attack-go").click()
+    expect(page.locator("#verdict")).to_contain_text("PGD")
+    expect(page.locator("#verdict")).to_contain_text(re.compile("true class (ant|cat)"))
 
 
 def test_two_browsers_start_at_once_one_runs_one_waits(app: App, visit: Callable[..., Page]):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from cce.__main__ import main
 from cce.checkpoints import folder as checkpoints
@@ -195,3 +195,36 @@ def test_the_switch_that_turns_the_hub_off_is_named(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
         hub.reach()
+
+
+def test_a_public_repository_is_pushed_to_only_where_that_is_said(there, tiny_checkpoints, monkeypatch):
+    told = there.model_info
+    monkeypatch.setattr(there, "model_info", lambda *a, **k: SimpleNamespace(private=False, **vars(told(*a, **k))))
+    before = (there.root / ID / "config.json").stat().st_mtime_ns
+    with pytest.raises(HubError, match="is public: everybody would see what is pushed.*--public"):
+        hub.push(tiny_checkpoints / "tiny-two", ID, TOKEN)
+    assert (there.root / ID / "config.json").stat().st_mtime_ns == before
+    assert hub.push(tiny_checkpoints / "tiny-two", ID, TOKEN, private=False)
+    monkeypatch.setattr(there, "model_info", lambda *a, **k: SimpleNamespace(private=True))
+    assert hub.push(tiny_checkpoints / "tiny-two", ID, TOKEN)
+
+
+@pytest.mark.parametrize("kind", [HfHubHTTPError, RepositoryNotFoundError])
+def test_an_expired_token_is_named_as_that(kind, there, tmp_path, capsys):
+    there.failing = answer(401, kind)
+    assert main(["pull", ID, str(tmp_path / "mine")]) == 1
+    told = capsys.readouterr().err
+    assert "the token is not valid: it has expired or is mistyped" in told
+    assert "write" not in told and "no repository" not in told
+
+
+def test_a_push_of_a_checkpoint_of_before_carries_no_path(fake, tiny_checkpoints, tmp_path):
+    folder = Path(shutil.copytree(tiny_checkpoints / "tiny-two", tmp_path / "made"))
+    values = json.loads((folder / "config.json").read_text())
+    values["training"]["config"] = {"data_dir": "/home/me/pets"}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "metrics.json").write_text(json.dumps({"command": "evaluate --data-dir /home/me/pets"}))
+    hub.push(folder, ID, TOKEN)
+    sent = "".join(p.read_text() for p in (fake.root / ID).rglob("*.json"))
+    assert "/home/me" not in sent and "--data-dir pets" in sent
+    assert "/home/me/pets" in (folder / "config.json").read_text()  # one's own stays as it is

@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from cce.cli.datasets import load_dataset
 from cce.config import CCE_DM, Detector
 from cce.data import class_folders
 from cce.data.datasets import DataError
+from cce.evaluation import own_pictures
 from cce.evaluation.presets import preset
+
+READ = class_folders.load
 
 
 @pytest.fixture
@@ -43,9 +47,12 @@ def save(fresh, tmp_path):
         model = fresh(2, classes=len(classes), seed=seed)
         config = replace(preset("digits-nat"), dataset="pets", data_dir=str(was), model=model.config)
         training = training_record(config, 1, 1.0, torch.device("cpu"))
-        return checkpoints.save(
-            Checkpoint(name, model.eval(), "pets", classes, CCE_DM, training, detector), tmp_path / name
-        )
+        made = Checkpoint(name, model.eval(), "pets", classes, CCE_DM, training, detector)
+        if (tmp_path / "pets").is_dir():
+            made.pictures = READ(tmp_path / "pets", (1, 8, 8)).record
+        if made.pictures and was and Path(was).is_dir():
+            own_pictures.remember(made.pictures, was)
+        return checkpoints.save(made, tmp_path / name)
 
     return make
 
@@ -69,7 +76,8 @@ def test_evaluate_measures_the_test_pictures_that_calibrated_nothing(save, pets,
     words = ["evaluate", str(folder), "--adaptive", "0", "--attacks", "fgsm", "--data-dir", str(pets), "--json"]
     assert main(words) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["images"] == 10 and record["data"] == "the first 10 test images of pets"
+    n = len(class_folders.load(pets, (1, 8, 8)).detection_test)
+    assert record["images"] == n and record["data"] == f"the first {n} test images of pets"
     assert f"--data-dir {pets}" in record["command"]
     made, split = checkpoints.load(folder), class_folders.load(pets, (1, 8, 8)).detection_test
     right = (made.model(split.pixels()).argmax(1) == split.labels).float().mean().item()
@@ -86,8 +94,9 @@ def test_attack_surface_and_transfer_take_it(save, pets, capsys):
     capsys.readouterr()
     assert main(["transfer", str(folder), str(second), "--n", "4", "--attack", "pgd:2", *more]) == 0
     assert json.loads(capsys.readouterr().out)["data"] == "the first 4 test images of pets"
-    assert main(["attack", str(folder), "test:20", *more]) == 2
-    assert "it is test:0 to test:19" in capsys.readouterr().err
+    n = len(class_folders.load(pets, (1, 8, 8)).test)
+    assert main(["attack", str(folder), f"test:{n}", *more]) == 2
+    assert f"it is test:0 to test:{n - 1}" in capsys.readouterr().err
 
 
 def test_detect_takes_it_and_calibrates_on_its_own_pictures(save, pets, capsys, monkeypatch):
@@ -125,9 +134,7 @@ def test_other_classes_are_told_apart_before_a_picture_is_read(
 def test_a_folder_that_is_gone_is_asked_for(words, save, capsys):
     folder = str(save("/gone"))
     assert main([folder if word == "F" else word for word in words.split()]) == 1
-    assert "was trained on the pictures of 'pets' in /gone, which is not here; name their folder by --data-dir" in (
-        capsys.readouterr().err
-    )
+    assert "was trained on the pictures of 'pets'; name their folder by --data-dir" in (capsys.readouterr().err)
 
 
 def test_a_picture_of_ones_own_needs_no_folder(save, pets, capsys):
@@ -150,7 +157,8 @@ def test_a_named_data_set_may_be_tested_on_own_pictures_of_its_classes(tiny_chec
             Image.new("L", (8, 8), 20 * digit + i).save(tmp_path / "mine" / str(digit) / f"{i}.png")
     words = ["evaluate", str(tiny_checkpoints / "tiny-two"), "--adaptive", "0", "--attacks", "fgsm"]
     assert main([*words, "--data-dir", str(tmp_path / "mine"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["data"] == "the first 10 test images of mine"
+    n = len(class_folders.load(tmp_path / "mine", (1, 8, 8)).detection_test)
+    assert json.loads(capsys.readouterr().out)["data"] == f"the first {n} test images of mine"
 
 
 def test_models_lists_it_beside_the_others(save, pets, tmp_path, capsys):
@@ -174,3 +182,17 @@ def test_reproduce_leaves_it_out_and_says_so(save, tiny_checkpoints, tmp_path, c
     assert main([*words, "--checkpoints", *own]) == 0  # with nothing else: every cell says that it has no ensemble
     assert "left out" in capsys.readouterr().err
     assert json.loads(out.with_suffix(".json").read_text())["others"] == []
+
+
+def texts(folder):
+    """Everything that is written in a checkpoint folder but its weights."""
+    return "".join(p.read_text() for p in Path(folder).rglob("*") if p.suffix in (".json", ".md"))
+
+
+def test_no_path_of_this_machine_is_in_a_checkpoint_or_its_card(save, pets, capsys):
+    folder = save(pets)
+    words = ["evaluate", str(folder), "--adaptive", "1", "--attacks", "fgsm", "--n", "2", "--write", "--threads", "1"]
+    assert main([*words, "--data-dir", str(pets)]) == 0
+    capsys.readouterr()
+    assert str(pets.parent) not in texts(folder) and "--data-dir pets" in texts(folder)
+    assert checkpoints.load(folder).training["config"]["data_dir"] == "pets"

@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "text named png": ("a.png", lambda: b"hello\n" * 400, "text file, not a picture"),
     "text in another script": ("a.png", lambda: "żółw ".encode() * 400, "text file"),
-    "HEIC": ("a.heic", lambda: HEIC, "HEIC picture.*not supported.*save it as PNG or JPEG"),
+    "HEIC": ("a.heic", lambda: HEIC, "HEIC picture is damaged.*save it as PNG or JPEG"),
     "SVG": ("a.svg", lambda: SVG, "SVG drawing.*no pixels"),
     "PDF": ("a.png", lambda: b"%PDF-1.7\n\xff\xfe", "PDF document"),
     "video": ("a.mp4", lambda: b"\x00\x00\x00\x18ftypisom" + bytes(40), "a video"),
