@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,15 @@ from app.services.attacks import MAX_STEPS, is_number, typed
 from app.services.gallery import Collection
 from app.services.models import dataset_title, read_released
 from cce.checkpoints.folder import Checkpoint
-from cce.config import AttackConfig, check, default_attack
+from cce.config import AttackConfig, ConfigError, check, default_attack
 from cce.config.attack_registry import ATTACKS as REGISTRY
 from cce.data.datasets import Split
 from cce.detectors import calibrate
 from cce.evaluation.detection import DetectionReport, Sample, report_from_json
 from cce.evaluation.evaluate import detect, outcome, sample
 from cce.models import Ensemble, fast_dtype
+
+log = logging.getLogger(__name__)
 
 Tell = Callable[[str, float], None]
 """Called with what is being done and the fraction done of all; it may raise to stop the work."""
@@ -81,6 +84,14 @@ class Reports:
             return known[1]
         return released(checkpoint)
 
+    def latest_or_none(self, checkpoint: Checkpoint) -> Found | None:
+        """`latest`, or None where what ships is damaged."""
+        try:
+            return self.latest(checkpoint)
+        except ConfigError as error:
+            log.warning("%s: %s", checkpoint.id, error)
+            return None
+
 
 def released(checkpoint: Checkpoint) -> Found | None:
     """What was measured at release and ships with the checkpoint; None where nothing does.
@@ -93,7 +104,7 @@ def released(checkpoint: Checkpoint) -> Found | None:
         return None
     try:
         report, where = report_from_json(record["report"]), record["data"]
-    except (KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError) as error:
         check(False, f"measurements/detection.json of {checkpoint.id} is not a whole record: {error!r}")
         raise
     where = where.replace(checkpoint.dataset, dataset_title(checkpoint.dataset))

@@ -94,7 +94,8 @@ def show(
     known = [key for _, key in changes.choices(checkpoint, kind)]
     which = which if which in known else changes.first_choice(checkpoint, kind)
     found = changes.change(checkpoint, picture.pixels, picture.judged, kind, which)
-    clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), reports.latest(checkpoint))
+    measured = reports.latest_or_none(checkpoint)
+    clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), measured)
     before, after = found.before, found.after
     true = None if picture.judged == attacks.AUTO else found.label
     cards = verdict.cards(

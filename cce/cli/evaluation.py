@@ -173,7 +173,7 @@ def evaluate(options: argparse.Namespace) -> int:
     sources = _sources(options.transfer_from, checkpoint, device)
     dataset = load_dataset(checkpoint, options, processes)
     if options.add:
-        on = checkpoint.metrics["data"]
+        on = checkpoint.metrics.get("data", "images that are not stated")
         check(on.endswith(f" of {dataset.name}"), f"--add: {checkpoint.id} was measured on {on}, not on {dataset.name}")
     split = dataset.detection_test
     if options.n > len(split) and processes.main:
@@ -250,7 +250,7 @@ def _check_addition(
     check(
         all("fooled" in row for row in rows), f"--add: {checkpoint.id} says nothing of single images; evaluate it anew"
     )
-    known = [AttackConfig.of(row) for row in checkpoint.metrics["attacks"]]
+    known = [AttackConfig.of(row) for row in checkpoint.metrics.get("attacks", [])]
     for attack in attacks:
         here = f"--add: {attack.describe()}"
         check(not attack.info.aware, f"{here} knows the detector; that takes a whole evaluation, with --adaptive")

@@ -52,7 +52,7 @@ def parse_json(text: str | bytes, finite: bool = False) -> Any:
         raise JsonError(f"it is nested more than {MOST_DEPTH} deep") from None
     except ValueError as error:
         raise NotJson(str(error)) from error
-    _check(value, finite)
+    check_json(value, finite)
     return value
 
 
@@ -83,8 +83,12 @@ def _integer(digits: str) -> int | float:
     return float(digits)  # infinite beyond 308 digits
 
 
-def _check(value: Any, finite: bool) -> None:
-    """Depth, text and numbers, without recursion."""
+def check_json(value: Any, finite: bool = True) -> None:
+    """Refuse deep nesting, half a character, and with `finite` numbers that are not; without recursion.
+
+    Raises:
+        JsonError: see `parse_json`.
+    """
     level, depth = [value], 0
     while level:
         depth += 1

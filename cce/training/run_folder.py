@@ -42,6 +42,7 @@ def refusing(what: str) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason.removeprefix("I/O error: ")
         raise RunError(
             f"cannot write {what}: {reason}; what was saved before is kept. "
             "Make room, or give another folder, and run the same command again"
