@@ -10,7 +10,7 @@ import gradio as gr
 
 from app import long_work, model_lists, picture_files, plotly_script
 from app.api import analysis_endpoints, endpoints
-from app.components import COMPUTE
+from app.components import COMPUTE, LOOK
 from app.figures import palette
 from app.services.zero_gpu import on_gpu
 from app.studio import Studio
@@ -18,6 +18,9 @@ from app.tabs import attack, detection, hub_models, paper, surface, training, tr
 
 TABS = (attack, detection, surface, transferability, paper, training)
 """The tabs in their order; each module has a TITLE and a `build(studio)`."""
+
+SESSIONS = 300
+"""Visitors whose page is remembered, the last ones: each takes 0.9 MB."""
 
 _STATIC = Path(__file__).parent / "static"
 _KEEP_FILES = (3600, 6 * 3600)  # every hour, files of more than six hours are deleted
@@ -54,7 +57,8 @@ def build(studio: Studio) -> gr.Blocks:
 def _lend_gpu(demo: gr.Blocks) -> None:
     """On ZeroGPU, a GPU for each listener that computes; long work has its own (`app.long_work`)."""
     for listener in demo.fns.values():
-        if listener.concurrency_id == COMPUTE["concurrency_id"] and not inspect.isgeneratorfunction(listener.fn):
+        computes = listener.concurrency_id in (COMPUTE["concurrency_id"], LOOK["concurrency_id"])
+        if computes and not inspect.isgeneratorfunction(listener.fn):
             listener.fn = on_gpu(listener.fn)
 
 
@@ -78,6 +82,7 @@ def launch_settings() -> dict[str, Any]:
         app_kwargs={"routes": [plotly_script.route()]},
         footer_links=["api", "settings"],
         run_history=False,
+        state_session_capacity=SESSIONS,
         enable_monitoring=False,
         max_file_size="25mb",
         show_error=False,

@@ -10,9 +10,9 @@ import gradio as gr
 from gradio.context import Context
 
 from app.components import (
-    COMPUTE,
     GIVE_UP,
     HOLD,
+    LOOK,
     PRIVATE,
     RELEASE,
     WORKING,
@@ -182,7 +182,7 @@ def _wire(
             return [gr.skip() for _ in range(1 + len(parts.panels) + len(numbers.outputs))]
         return [True, *see(*given), *numbers.shown(given[0])]
 
-    computing = {**_QUIET, **COMPUTE}
+    computing = {**_QUIET, **LOOK}
     tab = Context.block
     if isinstance(tab, gr.Tab):
         filled = [opened, *parts.panels, *numbers.outputs]
