@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
+from gradio.utils import get_upload_folder
 
 from app.api import run_endpoints
 from app.components import COMPUTE, PRIVATE, figure, heading, sentence, spoken
@@ -315,7 +316,9 @@ class _Page:
         return [_said(f"{chosen} is in the list of models on every tab now, as “{entry.title}”."), *self.show(chosen)]
 
     def zipped(self, chosen: str) -> gr.DownloadButton:
-        folder = Path(tempfile.mkdtemp(prefix="cce-studio-zip-"))
+        place = Path(get_upload_folder())
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="zip-", dir=place))
         path = training.zipped(self.jobs.get(chosen), folder)
         size = path.stat().st_size / 1e6
         return gr.DownloadButton(f"Save {path.name} ({size:.1f} MB)", value=str(path), visible=True)
