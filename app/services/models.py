@@ -336,7 +336,7 @@ def _check_answers(checkpoint: Checkpoint) -> None:
 
 
 def _weight_bytes(checkpoint: Checkpoint) -> int:
-    return sum(t.numel() * t.element_size() for t in checkpoint.model.state_dict().values())
+    return sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
 
 
 def _stamp(folder: Path) -> _Stamp:

@@ -12,7 +12,7 @@ from app.services.trade import Trade, trades
 from app.studio import Studio
 from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.checkpoints.measurements import MEASUREMENTS
-from cce.config import ConfigError
+from cce.config import ConfigError, check
 from cce.paper import printed as paper
 from cce.paper.bench import Bench
 from cce.paper.cells import MEASURED, NOT_RECORDED, STATUSES, Result, measure
@@ -105,8 +105,10 @@ def _ensembles(studio: Studio) -> tuple[list[Checkpoint], list[str]]:
     made, damaged = [], []
     for entry in sorted((e for e in studio.registry.entries() if not e.on_hub), key=lambda e: e.run):
         try:
-            made.append(studio.registry.get(entry.id))
-        except CheckpointError as error:
+            checkpoint = studio.registry.get(entry.id)
+            check(checkpoint.id not in {c.id for c in made}, f"another ensemble is called {checkpoint.id} too")
+            made.append(checkpoint)
+        except (CheckpointError, ConfigError) as error:
             log.warning("%s is left out: %s", entry.id, error)
             damaged.append(entry.id)
     return made, damaged
