@@ -1,6 +1,8 @@
 # make app    set up and run the Studio on http://127.0.0.1:7860
 # make test   set up and run every check and test
 # make lint   set up and run ruff alone
+# make sbom   list what is installed, with versions and licences, in sbom.json
+# make audit  look up known faults of what is installed; needs a network
 #
 # PYTHON=python3.12   the Python to build .venv with (3.11 or newer)
 # PORT=7861           the Studio's port
@@ -15,6 +17,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n 
 PYTEST_ARGS ?=
 
 VENV := .venv
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # Peer library of the attack tests; requirements-dev.txt says why it comes without dependencies.
@@ -23,7 +26,7 @@ TORCHATTACKS := torchattacks==3.5.1
 export CHROMIUM
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: app test lint browser clean
+.PHONY: app test lint sbom audit browser clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app-installed
@@ -36,8 +39,22 @@ test: $(VENV)/.dev-installed browser
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 
+# What the Studio runs with; pip's own format (pip inspect).
+sbom: $(VENV)/.app-installed
+	$(BIN)/python -m pip --disable-pip-version-check inspect --local > sbom.json
+	@$(BIN)/python -c 'import json; print(len(json.load(open("sbom.json"))["installed"]), "packages in sbom.json")'
+
+# pip-audit has an environment of its own: what it needs itself is no part of the Studio.
+audit: $(VENV)/.app-installed $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --progress-spinner off --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+$(AUDIT)/.installed: Makefile | $(BIN)/python
+	$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install -q pip-audit==2.10.1
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(AUDIT) sbom.json $(VENV) .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { \
