@@ -22,7 +22,7 @@ def damage(folder: Path, files: list[str], seed: int) -> str:
     chance = random.Random(seed)
     path = folder / chance.choice([f for f in files if (folder / f).is_file()])
     kind = chance.random()
-    if path.suffix == ".safetensors" or kind < 0.15:
+    if path.suffix not in (".json", ".jsonl") or kind < 0.15:
         words = _damage_bytes(path, chance)
     elif path.suffix == ".jsonl":
         words = _damage_lines(path, chance)
