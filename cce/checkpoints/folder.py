@@ -228,7 +228,7 @@ def _write(checkpoint: Checkpoint, folder: Path, card: str | None) -> Path:
 def _card_of(checkpoint: Checkpoint) -> str:
     """The card in a checkpoint's own folder; empty where there is none."""
     path = checkpoint.folder / "README.md" if checkpoint.folder else None
-    return path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
@@ -399,7 +399,11 @@ def _check_outputs(path: Path, model: Ensemble) -> None:
     """Refuse weights that are finite and give outputs that are not, as a negative variance does."""
     device = next(model.parameters()).device
     plain = torch.tensor([0.0, 0.5, 1.0], device=device).view(-1, 1, 1, 1)
-    logits = model.member_logits(plain.expand(-1, *model.config.input_shape).contiguous())
+    try:
+        logits = model.member_logits(plain.expand(-1, *model.config.input_shape).contiguous())
+    except (RuntimeError, ValueError) as error:
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: no picture of {model.config.input_shape} goes through: {words}") from error
     bad = [f"f{i + 1}" for i, one in enumerate(logits) if not bool(one.isfinite().all())]
     if bad:
         raise CheckpointError(
