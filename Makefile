@@ -2,6 +2,8 @@
 # make test   set up and run every check and test
 # make quick  the tests that take the least time: no browser, no processes, no training runs
 # make lint   set up and run ruff alone
+# make sbom   list what is installed, with versions and licences, in sbom.json
+# make audit  look up known faults of what is installed; needs a network
 #
 # PYTHON=python3.12   the Python to build .venv with (3.11 or newer)
 # PORT=7861           the Studio's port
@@ -16,6 +18,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n 
 PYTEST_ARGS ?=
 
 VENV := .venv
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # Peer library of the attack tests; requirements-dev.txt says why it comes without dependencies.
@@ -30,7 +33,7 @@ QUICK := tests/test_packages.py tests/test_how_to.py tests/config tests/data/tes
 export CHROMIUM
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: app test quick lint browser clean
+.PHONY: app test quick lint sbom audit browser clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app-installed
@@ -47,8 +50,22 @@ quick: $(VENV)/.dev-installed
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 
+# What the Studio runs with; pip's own format (pip inspect).
+sbom: $(VENV)/.app-installed
+	$(BIN)/python -m pip --disable-pip-version-check inspect --local > sbom.json
+	@$(BIN)/python -c 'import json; print(len(json.load(open("sbom.json"))["installed"]), "packages in sbom.json")'
+
+# pip-audit has an environment of its own: what it needs itself is no part of the Studio.
+audit: $(VENV)/.app-installed $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --progress-spinner off --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+$(AUDIT)/.installed: Makefile | $(BIN)/python
+	$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install -q pip-audit==2.10.1
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(AUDIT) sbom.json $(VENV) .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { \

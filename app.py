@@ -17,11 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import cce  # noqa: F401  before PyTorch: it says how its threads wait
+from app.uploads import private_folder
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 if home := os.environ.get("CCE_STUDIO_HOME"):
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(home).expanduser() / "tmp"))
+    os.environ.setdefault("GRADIO_TEMP_DIR", private_folder(str(Path(home).expanduser() / "tmp")))
     os.environ.setdefault("CCE_DATA", str(Path(home).expanduser() / "data"))
+os.environ.setdefault("GRADIO_TEMP_DIR", private_folder())
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,6 +32,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")  # a string: argparse reads it, and refuses it, as it is typed
     parser.add_argument("--host", default=host, help=f"address to serve on (default {host}: this machine alone)")
+    parser.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names besides localhost that a Studio on this machine alone answers to, as behind a proxy",
+    )
     parser.add_argument("--port", type=int, default=port, help=f"port to serve on (default {port})")
     parser.add_argument(
         "--checkpoints",
@@ -105,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if registry.device.type == "cpu" and fast_dtype(registry.device) == torch.float32:
         kernels.prepare()
     demo = build(Studio(registry, options.data, training))
-    settings = launch_settings() | {"mcp_server": options.mcp}
+    settings = launch_settings(demo, options.host, options.allow_host) | {"mcp_server": options.mcp}
     demo.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **settings)
     print(f"CCE Studio is on http://{options.host}:{options.port} (stop it with Ctrl+C)", flush=True)
     demo.block_thread()

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import gradio as gr
 
+from app.services.work import CancelledWork
 from cce.checkpoints.folder import CheckpointError
 from cce.config import ConfigError
 from cce.data.datasets import DataError
@@ -28,7 +29,10 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every listener that is not an endpoint."""
 
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
-"""For all that computes: one at a time, in order."""
+"""For all that computes for seconds or minutes: one at a time, in order."""
+
+LOOK: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": 2}
+"""For a short look, as at one picture: it does not wait behind what takes long."""
 
 HOLD: dict[str, Any] = {"fn": None, "js": "() => window.cceStudio.hold()", "api_visibility": "private"}
 """A listener that tells the page: what follows from this event has begun."""
@@ -136,6 +140,8 @@ def speaking(name: str) -> Iterator[None]:
         raise
     except OUR_ERRORS as error:
         raise gr.Error(sentence(str(error)), print_exception=False) from error
+    except CancelledWork as error:
+        raise gr.Error("Cancelled: nobody waits for the answer any more.", print_exception=False) from error
     except Exception as error:
         log.exception("%s failed", name)
         raise gr.Error(

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from app import long_work, model_lists, picture_files, plotly_script, upload_limit
 from app.api import analysis_endpoints, arguments, endpoints
-from app.components import COMPUTE
+from app.components import COMPUTE, LOOK
+from app.doors import Doors, own_names
 from app.figures import palette
 from app.services.zero_gpu import on_gpu
 from app.studio import Studio
 from app.tabs import attack, detection, hub_models, paper, surface, training, transferability
+from app.uploads import Uploads
+from cce.runs.background import repeat
 
 TABS = (attack, detection, surface, transferability, paper, training)
 """The tabs in their order; each module has a TITLE and a `build(studio)`."""
 
+SESSIONS = 300
+"""Visitors whose page is remembered, the last ones: each takes 0.9 MB."""
+
 _STATIC = Path(__file__).parent / "static"
+_SWEEP_SECONDS = 600.0
 _KEEP_FILES = (3600, 6 * 3600)  # every hour, files of more than six hours are deleted
 
 HEADER = """
@@ -56,7 +65,8 @@ def build(studio: Studio) -> gr.Blocks:
 def _lend_gpu(demo: gr.Blocks) -> None:
     """On ZeroGPU, a GPU for each listener that computes; long work has its own (`app.long_work`)."""
     for listener in demo.fns.values():
-        if listener.concurrency_id == COMPUTE["concurrency_id"] and not inspect.isgeneratorfunction(listener.fn):
+        computes = listener.concurrency_id in (COMPUTE["concurrency_id"], LOOK["concurrency_id"])
+        if computes and not inspect.isgeneratorfunction(listener.fn):
             listener.fn = on_gpu(listener.fn)
 
 
@@ -71,15 +81,31 @@ def _leave_alone(demo: gr.Blocks) -> None:
             listener.show_progress_on = []
 
 
-def launch_settings() -> dict[str, Any]:
-    """What `launch` needs besides host and port: the looks, our scripts, and nothing that talks to others."""
+def launch_settings(
+    demo: gr.Blocks | None = None, host: str = "127.0.0.1", names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What `launch` needs besides host and port: the looks, our scripts, and nothing that talks to others.
+
+    Args:
+        demo: the page, whose own files stay when temporary ones go.
+        host: the address it is served on.
+        names: further names that it answers to where that is this machine alone.
+    """
+    files = Uploads(Path(get_upload_folder()), lambda: kept_files(demo))
+    doors = Middleware(Doors, names=own_names(host, names), uploads=files)
+    if demo is not None:
+        repeat(files.sweep, _SWEEP_SECONDS, "temporary files")
     return dict(
         theme=_theme(),
         css=_style(),
         head=_head(),
-        app_kwargs={"routes": [plotly_script.route()], "middleware": [Middleware(upload_limit.TellTooLarge)]},
+        app_kwargs={
+            "routes": [plotly_script.route()],
+            "middleware": [Middleware(upload_limit.TellTooLarge), doors],
+        },
         footer_links=["api", "settings"],
         run_history=False,
+        state_session_capacity=SESSIONS,
         enable_monitoring=False,
         max_file_size=f"{upload_limit.MEGABYTES}mb",
         show_error=False,
@@ -87,6 +113,11 @@ def launch_settings() -> dict[str, Any]:
         share=False,
         quiet=True,
     )
+
+
+def kept_files(demo: gr.Blocks | None) -> set[str]:
+    """The files that the page itself shows."""
+    return {str(f) for b in demo.blocks.values() for f in getattr(b, "keep_in_cache", ())} if demo else set()
 
 
 def _theme() -> gr.themes.Base:

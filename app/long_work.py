@@ -19,8 +19,11 @@ from app.services.work import CancelledWork, Work, short_time
 _EVERY = 0.4
 """Seconds between two looks at how far the work is."""
 
+MOST_WORKS = 500
+"""Works that are remembered, a few a page: pages that vanish without a word leave theirs behind."""
+
 _lock = threading.Lock()
-_works: dict[tuple[str, str], Work] = {}  # by page (session) and tab
+_works: dict[tuple[str, str], Work] = {}  # by page (session) and tab, the newest last
 
 
 @dataclass
@@ -106,14 +109,24 @@ def fresh(name: str, page: str | None) -> Work:
         key = (str(page), name)
         if key in _works:
             _works[key].cancel()
+            del _works[key]
         _works[key] = Work()
+        for old in _superfluous():
+            _works.pop(old).cancel()
         return _works[key]
 
 
 def current(name: str, page: str | None) -> Work:
-    """The page's work; new where there is none."""
+    """The page's work; where there is none, one that is not kept."""
     with _lock:
-        return _works.setdefault((str(page), name), Work())
+        return _works.get((str(page), name)) or Work()
+
+
+def _superfluous() -> list[tuple[str, str]]:
+    """What goes where there are more than `MOST_WORKS`: the oldest, and none that computes while others do not."""
+    over = len(_works) - MOST_WORKS
+    by_age = sorted(list(_works)[:-1], key=lambda key: _works[key].running) if over > 0 else []
+    return by_age[: max(0, over)]
 
 
 def forget(page: str | None) -> None:
@@ -162,6 +175,8 @@ def _started(compute: Callable[..., list[Any]], work: Work, given: tuple[Any, ..
             done.set_result(compute(work, *given))
         except BaseException as error:
             done.set_exception(error)
+        finally:
+            work.end()
 
     context = contextvars.copy_context()  # whose page it is: ZeroGPU asks
     threading.Thread(target=context.run, args=(run,), name="long work", daemon=True).start()

@@ -1,17 +1,21 @@
 """Many at once, and for long: `python -m benchmarks.load`.
 
 Ten users press Attack together: how long each waits, the highest place in line that one was told, and how long the
-page takes meanwhile. Then the Studio's memory after 50 and after 500 attacks.
+page takes meanwhile. Then the Studio's memory after 50 and after 500 attacks, and after 5,000 visitors who each ask
+once for the runs.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=10, help="how many attack at once")
     parser.add_argument("--each", type=int, default=3, help="attacks of each of them, one after the other")
     parser.add_argument("--attacks", type=int, default=500, help="attacks after which memory is measured again")
+    parser.add_argument("--sessions", type=int, default=5000, help="visitors who come once")
     parser.add_argument("--model", default="digits-cce-dm", help="the ensemble that is attacked")
     options = parser.parse_args(arguments)
     with serving.studio(options.threads) as served, tempfile.TemporaryDirectory() as folder:
@@ -40,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [together(served.url, given, options.users, options.each)]
         done = options.users * options.each
         rows += memory(served, given, done, options.attacks)
+        rows.append(sessions(served, options.sessions))
     reporting.report({}, rows, options.json)
     return 0
 
@@ -87,6 +93,35 @@ def together(url: str, given: dict[str, Any], users: int, each: int) -> dict[str
         "longest wait, s": max(seconds, default=None),
         "farthest place in line": max(places, default=None),
         "slowest page, s": page,
+    }
+
+
+def sessions(served: serving.Served, count: int) -> dict[str, Any]:
+    """Resident memory before and after so many visitors, each in a session of its own."""
+    with urllib.request.urlopen(f"{served.url}config", timeout=120) as answer:
+        listeners = json.load(answer)["dependencies"]
+    number = next(d["id"] for d in listeners if d["api_name"] == "runs")
+    before, begun = served.resident(), time.perf_counter()
+
+    def visit(_: int) -> None:
+        session = uuid.uuid4().hex
+        body = json.dumps({"fn_index": number, "data": [], "session_hash": session}).encode()
+        headers = {"Content-Type": "application/json"}
+        join = urllib.request.Request(f"{served.url}gradio_api/queue/join", body, headers)
+        urllib.request.urlopen(join, timeout=120).close()
+        with urllib.request.urlopen(f"{served.url}gradio_api/queue/data?session_hash={session}", timeout=120) as told:
+            told.read()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(visit, range(count)))
+    after = served.resident()
+    took = (time.perf_counter() - begun) / max(1, count)
+    return {
+        "what": f"{count} sessions",
+        "MB before": before,
+        "MB after": after,
+        "grew, MB": after - before,
+        "s each": took,
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.callers import CalledWork
 from app.components import COMPUTE, spoken
 from app.services import attacks, surfaces
 from app.services import detection as service
@@ -35,7 +36,7 @@ def build(studio: Studio) -> None:
         checkpoint = studio.registry.get(model)
         picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         config = None if attack == "none" else attacks.settings(attack, epsilon, step_size, steps, target)
-        found = surfaces.draw(checkpoint, picture.pixels, label, config, extent, resolution, seed)
+        found = surfaces.draw(checkpoint, picture.pixels, label, config, extent, resolution, seed, CalledWork().tell)
         return found.to_json(checkpoint.classes)
 
     # Its name is the tool's that an assistant is given.
@@ -51,10 +52,10 @@ def build(studio: Studio) -> None:
         checkpoint = studio.registry.get(model)
         usual = in_255ths(default_attack(checkpoint.dataset).epsilon)
         check(epsilons is None or isinstance(epsilons, list), "Epsilons is a list of numbers in 1/255, or null.")
-        configs = service.attacks_from(checkpoint.dataset, attacks or [], epsilons or [usual])
+        configs = service.attacks_from(checkpoint.dataset, attacks or [], [usual] if epsilons is None else epsilons)
         pictures = studio.collection(checkpoint)
         aware = min(service.AWARE, service.check_count(count))
-        report, source = service.measure(checkpoint, pictures, configs, count, aware, lambda what, fraction: None)
+        report, source = service.measure(checkpoint, pictures, configs, count, aware, CalledWork().tell)
         return service.to_json(checkpoint, report, source)
 
     default = AttackConfig()

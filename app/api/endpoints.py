@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.components import COMPUTE, spoken
+from app.callers import CalledWork
+from app.components import COMPUTE, LOOK, spoken
 from app.services import attacks
 from app.studio import Studio
 from app.upload_limit import MEGABYTES
@@ -61,8 +62,8 @@ def build(studio: Studio) -> None:
         checkpoint = studio.registry.get(model)
         picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         config = attacks.settings(attack, epsilon, step_size, steps, target)
-        x_adv, result = attacks.attack(checkpoint, picture.pixels, label, config, seed)
-        return to_picture(x_adv), result
+        made = attacks.attack_in_steps(checkpoint, picture.pixels, label, config, seed, CalledWork().tell)
+        return to_picture(made.x_adv), made.result
 
     with gr.Column(visible=False):
         image = gr.File(type="binary", label=f"image: a picture file, at most {MEGABYTES} MB")
@@ -78,7 +79,7 @@ def build(studio: Studio) -> None:
         adversarial = gr.Image(format="png", image_mode=None, label="adversarial")
         result = gr.JSON(label="result")
         ask, go = gr.Button("classify"), gr.Button("attack")
-    gr.api(spoken(models), api_name="models", **COMPUTE)
-    ask.click(spoken(classify), [image, model], result, api_name="classify", **COMPUTE)
+    gr.api(spoken(models), api_name="models", **LOOK)
+    ask.click(spoken(classify), [image, model], result, api_name="classify", **LOOK)
     typed = [image, label, model, name, epsilon, step_size, steps, target, seed]
     go.click(spoken(attack), typed, [adversarial, result], api_name="attack", **COMPUTE)

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.callers import CalledWork
 from app.components import COMPUTE, spoken
 from app.services import transferability as service
 from app.services.attacks import in_255ths
@@ -22,7 +23,7 @@ def build(studio: Studio) -> None:
     ) -> dict[str, Any]:
         """Who is right on whose adversarial examples, members and ensemble: Table 6 on the first test pictures here."""
         config = service.settings(attack, epsilon, step_size, steps)
-        return service.endpoint(service.measure(studio, model, count, config, seed))
+        return service.endpoint(service.measure(studio, model, count, config, seed, CalledWork()))
 
     with gr.Column(visible=False):
         model = gr.Textbox(studio.registry.default() or "", label="model")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from app.figures.values import fold, table
@@ -36,6 +36,17 @@ def panel(
 def nothing(words: str) -> str:
     """In the place of the panel while there is no run."""
     return f'<p class="studio-note">{escape(words)}</p>'
+
+
+def left_out(folders: Mapping[str, str]) -> str:
+    """The run folders that cannot be shown, by name, with the reason; empty where there are none."""
+    if not folders:
+        return ""
+    rows = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in folders.items())
+    return (
+        '<div class="studio-run"><p class="problem" role="alert">These run folders cannot be read and are left out. '
+        f"Mend or remove them; the other runs go on.</p><ul>{rows}</ul></div>"
+    )
 
 
 def log(lines: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ def losses(curves: Curves, run: str = "") -> dict[str, Any]:
         values = points.get(key, [])
         if any(values):
             _line(fig, name, points["epoch"], values, colour, _DASHES[i])
-            said.append(f"{name} {values[-1]:.3f}")
+            said.append(f"{name} {_last(values):.3f}")
     _phases(fig, points)
     return _finish(fig, "loss", run, "Loss terms at the last step: " + ", ".join(said), bool(said))
 
@@ -113,10 +113,11 @@ def speed(curves: Curves, run: str = "") -> dict[str, Any]:
     points = curves.get("training", {})
     values = points.get("images_per_second", [])
     fig = go.Figure()
+    values = values if any(values) else []
     if values:
         _line(fig, "images/s", points["epoch"], values, MEMBERS[0], "solid")
     fig.update_yaxes(rangemode="tozero")
-    words = f"Training speed: {values[-1]:,.0f} images a second at the last step" if values else ""
+    words = f"Training speed: {_last(values):,.0f} images a second at the last step" if values else ""
     return _finish(fig, "images/s", run, words, bool(values))
 
 
@@ -138,11 +139,16 @@ def compare(runs: Mapping[str, Curves], measure: str) -> dict[str, Any]:
     said = []
     for i, (name, curves) in enumerate(runs.items()):
         values = read(curves)
-        if values:
+        if any(value is not None for value in values):
             _line(fig, name, curves[points]["epoch"], values, MEMBERS[i % len(MEMBERS)], _DASHES[i % len(_DASHES)])
-            said.append(f"{name} {values[-1]:.3g}")
+            said.append(f"{name} {_last(values):.3g}")
     words = f"{measure.capitalize()} of each run, last value: " + ", ".join(said)
     return _finish(fig, unit, f"{measure}:{','.join(runs)}", words, bool(said))
+
+
+def _last(values: Sequence[float | None]) -> float:
+    """The last value that is there."""
+    return next((value for value in reversed(values) if value is not None), 0.0)
 
 
 def _line(

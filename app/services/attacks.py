@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.services.apart import Apart
+from app.services.work import check_work
 from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
 from cce.data.class_names import few_choices as class_choices
@@ -255,6 +256,7 @@ def attack_in_steps(
     """
     index = label_index(checkpoint, label)
     check_target(checkpoint, config)
+    check_work(config.steps * config.restarts, f"{config.steps:,} steps x {config.restarts} restarts")
     seed = check_seed(seed)
     given = (checkpoint, pixels.to(_device(checkpoint)), index, config, seed)
     compiles = config.info.package == "numba" and _device(checkpoint).type == "cpu"

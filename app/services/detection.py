@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +16,19 @@ from torch import Tensor, nn
 from app.services.attacks import MAX_STEPS, is_number, typed
 from app.services.gallery import Collection, examples
 from app.services.models import dataset_title, read_released
+from app.services.work import check_work
 from cce.checkpoints.folder import Checkpoint
-from cce.config import AttackConfig, check, default_attack
+from cce.config import AttackConfig, ConfigError, check, default_attack
 from cce.config.attack_registry import ATTACKS as REGISTRY
+from cce.config.attack_registry import AttackInfo
 from cce.data.datasets import Split
 from cce.data.pictures import read_picture, to_model_input
 from cce.detectors import calibrate
 from cce.evaluation.detection import DetectionReport, Sample, report_from_json
 from cce.evaluation.evaluate import detect, outcome, sample
 from cce.models import Ensemble, fast_dtype
+
+log = logging.getLogger(__name__)
 
 Tell = Callable[[str, float], None]
 """Called with what is being done and the fraction done of all; it may raise to stop the work."""
@@ -82,6 +87,14 @@ class Reports:
             return known[1]
         return released(checkpoint)
 
+    def latest_or_none(self, checkpoint: Checkpoint) -> Found | None:
+        """`latest`, or None where what ships is damaged."""
+        try:
+            return self.latest(checkpoint)
+        except ConfigError as error:
+            log.warning("%s: %s", checkpoint.id, error)
+            return None
+
 
 def released(checkpoint: Checkpoint) -> Found | None:
     """What was measured at release and ships with the checkpoint; None where nothing does.
@@ -94,7 +107,7 @@ def released(checkpoint: Checkpoint) -> Found | None:
         return None
     try:
         report, where = report_from_json(record["report"]), record["data"]
-    except (KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError) as error:
         check(False, f"measurements/detection.json of {checkpoint.id} is not a whole record: {error!r}")
         raise
     where = where.replace(checkpoint.dataset, dataset_title(checkpoint.dataset))
@@ -126,6 +139,7 @@ def attacks_from(dataset: str, names: Sequence[str], epsilons: Sequence[float]) 
     Raises:
         ConfigError: nothing to do, or a value that cannot be used, in the units of the screen.
     """
+    check(isinstance(epsilons, list | tuple), f"The epsilons are {typed(epsilons)}; they are a list, in 1/255.")
     for epsilon in epsilons:
         good = is_number(epsilon) and 0 < epsilon <= 255
         check(good, f"Epsilon is {typed(epsilon)}; it is a number above 0, at most 255, in 1/255.")
@@ -178,6 +192,7 @@ def measure(
     side = checkpoint.model.config.input_shape[2]
     fitting = [name for name, _ in aware_choices(side)]
     check(any(name in fitting for name in knowing), "Choose at least one detector-aware attack.")
+    _check_work(attacks, n, [REGISTRY[name] for name in knowing if name in fitting], aware)
     split = pictures.split.first(n)
     device = next(checkpoint.model.parameters()).device
     pulse = _Pulse(tell)
@@ -196,6 +211,14 @@ def measure(
     which = f"the first {n}" if n < len(pictures.split) else f"the {n}"
     source = f"Measured here on {which} {dataset_title(checkpoint.dataset)} {kind}; detector-aware attacks on {aware}."
     return report, source
+
+
+def _check_work(attacks: Sequence[AttackConfig], n: int, knowing: Sequence[AttackInfo], aware: int) -> None:
+    """Refuse more attacks x pictures x steps, at every epsilon, than one call may take."""
+    plain = sum(a.steps if a.info.steps is not None else 1 for a in attacks)
+    knows = sum(info.steps or 1 for info in knowing)
+    words = f"{len(attacks):,} attacks, an epsilon each, x {n:,} pictures x their steps"
+    check_work(plain * n + knows * aware, f"{words}; {len(knowing)} that know the detector on {aware:,}")
 
 
 def aware_choices(side: int) -> list[tuple[str, str]]:

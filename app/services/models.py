@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,12 @@ MOST_FROM_HUB = 16
 
 MOST_HUB_BYTES = 200_000_000
 """A larger one on the Hub is not fetched by the Studio."""
+
+HUB_IDLE_SECONDS = 600.0
+"""An ensemble from the Hub that nobody has used for so long makes room for another."""
+
+MOST_LOADED_BYTES = 500_000_000
+"""Weights that are kept in memory; those that were used least recently leave first."""
 
 _Stamp = tuple[int, ...]
 
@@ -63,6 +71,15 @@ class Entry:
         return f"{made} (run {self.id})" if self.run else made
 
 
+@dataclass
+class _Fetched:
+    """An ensemble from the Hub: its folder, whether the Studio fetched it, and when it was last used."""
+
+    folder: Path
+    ours: bool
+    used: float
+
+
 def dataset_title(name: str) -> str:
     """A data set's name as it is written."""
     return DATASET_TITLES.get(name, name)
@@ -86,10 +103,10 @@ class Registry:
         self.of_runs = of_runs
         self.folders = [Path(f) for f in folders]
         self.device = resolve_device(device)
-        self._from_hub: dict[str, Path] = {}
-        self._loaded: dict[str, tuple[_Stamp, Checkpoint]] = {}
+        self._from_hub: dict[str, _Fetched] = {}
+        self._loaded: OrderedDict[str, tuple[_Stamp, Checkpoint]] = OrderedDict()  # the last used last
         self._refused: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._lock, self._hub_lock = threading.Lock(), threading.Lock()
 
     def entries(self) -> list[Entry]:
         """The ensembles that are there now, by data set and name; those that cannot be listed are left out."""
@@ -109,26 +126,77 @@ class Registry:
             CheckpointError: it is damaged.
         """
         repository = hub.check_repository(repository)
-        if repository not in self._from_hub and len(self._from_hub) >= MOST_FROM_HUB:
-            raise HubError(f"{MOST_FROM_HUB} ensembles from the Hub are listed already; start the Studio anew for more")
-        folder = hub.fetch(repository, token=hub.NOBODY, most_bytes=MOST_HUB_BYTES)
-        checkpoints.load(folder)
-        self._from_hub[repository] = folder
+        with self._hub_lock:
+            if repository not in self._from_hub:
+                self._make_room_for_hub()
+            ours = repository in self._from_hub or not hub.is_cached(repository)
+            folder = hub.fetch(repository, token=hub.NOBODY, most_bytes=MOST_HUB_BYTES)
+            try:
+                checkpoints.load(folder)
+            except BaseException:
+                if ours:  # what was here before the Studio asked is somebody else's
+                    hub.remove(repository, folder)
+                raise
+            self._from_hub[repository] = _Fetched(folder, ours, time.monotonic())
         return next(e for e in self.entries() if e.id == repository)
 
+    def from_hub(self) -> list[str]:
+        """The ensembles that were fetched from the Hub, by id there."""
+        return sorted(self._from_hub)
+
+    def remove_from_hub(self, repository: str) -> None:
+        """Take an ensemble from the Hub off the list, out of memory, and off the disk where the Studio fetched it.
+
+        Raises:
+            HubError: it is not listed.
+        """
+        with self._hub_lock:
+            if repository not in self._from_hub:
+                raise HubError(f"{repository!r} is not among the ensembles from the Hub")
+            self._forget_hub(repository)
+
+    def _forget_hub(self, repository: str) -> None:
+        fetched = self._from_hub.pop(repository)
+        with self._lock:
+            self._loaded.pop(repository, None)
+            self._refused.pop(repository, None)
+        if fetched.ours:
+            hub.remove(repository, fetched.folder)
+
+    def _make_room_for_hub(self) -> None:
+        """Let the one go that nobody has used for longest, where the list is full."""
+        if len(self._from_hub) < MOST_FROM_HUB:
+            return
+        oldest = min(self._from_hub, key=lambda name: self._from_hub[name].used)
+        if time.monotonic() - self._from_hub[oldest].used < HUB_IDLE_SECONDS:
+            raise HubError(
+                f"{MOST_FROM_HUB} ensembles from the Hub are listed already and in use; "
+                f"remove one, or try again in {HUB_IDLE_SECONDS / 60:.0f} minutes"
+            )
+        self._forget_hub(oldest)
+
     def default(self) -> str | None:
-        """The ensemble to show first: detection mode on CIFAR-10, of these the one that fewest plain attacks pass."""
+        """The ensemble to show first: detection mode on CIFAR-10, of these the one that fewest plain attacks pass.
+
+        Never one from the Hub: what a visitor adds is not what others see first.
+        """
 
         def rank(entry: Entry) -> tuple[bool, bool, float]:
-            return entry.dataset != "cifar10", entry.defense != "CCE-DM", _passing(entry.folder)
+            return entry.dataset != "cifar10", entry.defense != "CCE-DM", _passing(entry)
 
-        for entry in sorted(self.entries(), key=rank):
-            try:
-                self.get(entry.id)
-            except CheckpointError as error:
-                log.warning("%s is left out: %s", entry.id, error)
-            else:
+        for entry in sorted((e for e in self.entries() if not e.on_hub), key=rank):
+            if self._usable(entry):
                 return entry.id
+        return None
+
+    def _usable(self, entry: Entry) -> Checkpoint | None:
+        """The ensemble, None where it would not load, whatever the reason; the log says which."""
+        try:
+            return self.get(entry.id)
+        except CheckpointError as error:
+            log.warning("%s is left out: %s", entry.id, error)
+        except Exception:
+            log.exception("%s is left out", entry.id)
         return None
 
     def get(self, name: str | None) -> Checkpoint:
@@ -146,7 +214,19 @@ class Registry:
             stamp = _stamp(entry.folder)
             if entry.id not in self._loaded or self._loaded[entry.id][0] != stamp:
                 self._loaded[entry.id] = (stamp, self._load(entry))
-            return self._loaded[entry.id][1]
+            self._loaded.move_to_end(entry.id)
+            if entry.on_hub and entry.id in self._from_hub:
+                self._from_hub[entry.id].used = time.monotonic()
+            checkpoint = self._loaded[entry.id][1]
+            self._let_go()
+            return checkpoint
+
+    def _let_go(self) -> None:
+        """Keep in memory what was used last, up to `MOST_LOADED_BYTES`, and always one."""
+        sizes = {name: _weight_bytes(checkpoint) for name, (_, checkpoint) in self._loaded.items()}
+        while len(self._loaded) > 1 and sum(sizes.values()) > MOST_LOADED_BYTES:
+            name, _ = self._loaded.popitem(last=False)
+            del sizes[name]
 
     def _load(self, entry: Entry) -> Checkpoint:
         """Load it, or remember why not; the message leaves out where on this machine the folder lies."""
@@ -162,9 +242,10 @@ class Registry:
         rows = []
         for entry in self.entries():
             try:
-                rows.append({**summary(self.get(entry.id)), "id": entry.id})
-            except CheckpointError as error:
-                log.warning("%s is left out: %s", entry.id, error)
+                if checkpoint := self._usable(entry):
+                    rows.append({**summary(checkpoint), "id": entry.id})
+            except Exception:
+                log.exception("%s is left out", entry.id)
         return rows
 
     def _scan(self) -> tuple[list[Entry], dict[str, str]]:
@@ -173,23 +254,23 @@ class Registry:
         for folder in self._checkpoint_folders():
             try:
                 entry = _read_entry(folder)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                broken[folder.name] = f"{folder.name}/config.json cannot be read ({_reason(error)})"
+            except CheckpointError as error:
+                broken[folder.name] = str(error).replace(f"{folder.parent}{os.sep}", "")
                 continue
             if entry.id in entries:
                 broken[folder.name] = f"{folder.name} has the same id as {entries[entry.id].folder.name}: {entry.id}"
             else:
                 entries[entry.id] = entry
-        for repository, folder in list(self._from_hub.items()):
+        for repository, fetched in list(self._from_hub.items()):
             try:
-                entries[repository] = replace(_read_entry(folder), id=repository, on_hub=True)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                broken[repository] = f"{repository}: config.json cannot be read ({_reason(error)})"
+                entries[repository] = replace(_read_entry(fetched.folder), id=repository, on_hub=True)
+            except CheckpointError as error:
+                broken[repository] = f"{repository}: {str(error).replace(f'{fetched.folder}{os.sep}', '')}"
         for folder in self.of_runs():
             try:
                 entry = _read_entry(folder)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("the ensemble of run %s is left out: %s", folder.parent.name, _reason(error))
+            except CheckpointError as error:
+                log.warning("the ensemble of run %s is left out: %s", folder.parent.name, error)
                 continue
             name = folder.parent.name
             name = f"{name}-run" if name in entries else name
@@ -206,30 +287,35 @@ class Registry:
 
 
 def _read_entry(folder: Path) -> Entry:
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Entry(
-        id=str(values["id"]),
-        folder=folder,
-        dataset=str(values["dataset"]),
-        defense=str(values["defense"]["name"]),
-        architecture=str(values["architecture"]),
-        members=int(values["members"]),
-    )
+    """What `config.json` says, read again when the folder has changed."""
+    return _entry(folder, _stamp(folder))
 
 
-def _passing(folder: Path) -> float:
+@lru_cache(maxsize=512)
+def _entry(folder: Path, stamp: _Stamp) -> Entry:
+    config, fields = checkpoints.read_config(folder)
+    defense = fields["defense"].name_with(config.members)
+    return Entry(fields["id"], folder, fields["dataset"], defense, config.architecture, config.members)
+
+
+def _passing(entry: Entry) -> float:
     """Wrong and unflagged under some attack of the usual epsilon, on the most images; 1 where it is not known."""
+    return _passing_of(entry.folder, entry.members, _stamp(entry.folder))
+
+
+@lru_cache(maxsize=512)
+def _passing_of(folder: Path, members: int, stamp: _Stamp) -> float:
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        epsilon = round(metrics["epsilon"], 9)
-        usual = [row for row in metrics["worst_case"] if row["norm"] == "linf" and row["epsilon"] == epsilon]
-        return float(max(usual, key=lambda row: row["images"])["wrong_and_unflagged"])
-    except (OSError, ValueError, KeyError, TypeError):
+        metrics, _ = checkpoints.read_metrics(folder, members)
+    except CheckpointError:
         return 1.0
+    epsilon = round(metrics.get("epsilon", -1), 9)
+    usual = [r for r in metrics.get("worst_case", []) if r["norm"] == "linf" and round(r["epsilon"], 9) == epsilon]
+    return float(max(usual, key=lambda r: r["images"], default={}).get("wrong_and_unflagged", 1.0))
 
 
-def _reason(error: Exception) -> str:
-    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+def _weight_bytes(checkpoint: Checkpoint) -> int:
+    return sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
 
 
 def _stamp(folder: Path) -> _Stamp:
@@ -259,7 +345,8 @@ def one_line(checkpoint: Checkpoint) -> str:
     said = [f"Right on {percent(row['natural_accuracy'])} of clean test pictures"]
     if row["robust_accuracy"] is not None:
         said.append(f"{percent(row['robust_accuracy'])} under {metrics['attacks'][0]['name'].upper()}")
-    return f"{', '.join(said)} (n = {metrics['images']:,})."
+    many = f" (n = {metrics['images']:,})" if "images" in metrics else ""
+    return f"{', '.join(said)}{many}."
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -268,4 +355,6 @@ def card(checkpoint: Checkpoint) -> str:
 
     text = model_card(checkpoint)
     text = text.split("---\n", 2)[2] if text.startswith("---\n") else text
+    if checkpoint.left_out:
+        text += "\n## Left out\n\nWhat does not fit: " + "; ".join(checkpoint.left_out[:10]) + ".\n"
     return re.sub(r"^#", "###", text, flags=re.MULTILINE)

@@ -12,11 +12,11 @@ from app.services.trade import Trade, trades
 from app.studio import Studio
 from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.checkpoints.measurements import MEASUREMENTS
-from cce.config import ConfigError
+from cce.config import ConfigError, check
 from cce.paper import printed as paper
 from cce.paper.bench import Bench
 from cce.paper.cells import MEASURED, NOT_RECORDED, STATUSES, Result, measure
-from cce.paper.equal_terms import Family, families
+from cce.paper.equal_terms import Family, families, family_of
 from cce.paper.orders import HOLDS, REVERSED, Order, orders
 from cce.paper.printed import Item
 from cce.reporting.item_figures import released_detection
@@ -88,7 +88,7 @@ def _read(studio: Studio, made: list[Checkpoint], damaged: list[str]) -> Page:
 
 def _families(made: Sequence[Checkpoint]) -> list[Family]:
     try:
-        return families(made)
+        return families(_comparable(made))
     except ConfigError as error:
         log.warning("ensembles are not compared: %s", error)
         return []
@@ -101,15 +101,29 @@ def counts(results: Sequence[Result]) -> dict[str, int]:
 
 
 def _ensembles(studio: Studio) -> tuple[list[Checkpoint], list[str]]:
-    """The released ensembles, then those that runs have made."""
+    """The released ensembles, then those that runs have made; none of strangers on the Hub."""
     made, damaged = [], []
-    for entry in sorted(studio.registry.entries(), key=lambda e: e.run):
+    for entry in sorted((e for e in studio.registry.entries() if not e.on_hub), key=lambda e: e.run):
         try:
-            made.append(studio.registry.get(entry.id))
-        except CheckpointError as error:
+            checkpoint = studio.registry.get(entry.id)
+            check(checkpoint.id not in {c.id for c in made}, f"another ensemble is called {checkpoint.id} too")
+            made.append(checkpoint)
+        except (CheckpointError, ConfigError) as error:
             log.warning("%s is left out: %s", entry.id, error)
             damaged.append(entry.id)
     return made, damaged
+
+
+def _comparable(made: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those whose comparison on equal terms can be read, or that have none."""
+    kept = []
+    for c in made:
+        try:
+            family_of(c)
+            kept.append(c)
+        except ConfigError as error:
+            log.warning("%s", error)
+    return kept
 
 
 def _results(item: Item, bench: Bench) -> list[Result]:

@@ -12,6 +12,7 @@ from app.services.attacks import is_number, typed
 from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, check
 from cce.evaluation import surfaces
+from cce.evaluation.one_picture import Teller
 from cce.evaluation.surfaces import Surface
 
 RESOLUTIONS = (21, 41, 61)
@@ -52,6 +53,7 @@ def draw(
     extent: float,
     resolution: float,
     seed: float = 0,
+    tell: Teller | None = None,
 ) -> Drawn:
     """Attack a picture and look around what came of it.
 
@@ -63,6 +65,7 @@ def draw(
         extent: largest change of a pixel at the end of an axis, in 1/255.
         resolution: points along an axis.
         seed: of the attack's random start and of the axis v.
+        tell: hears what is being done and the fraction done; raising in it stops the work.
 
     Raises:
         ConfigError: a value that cannot be used, in the units of the screen; a picture with no gradient.
@@ -76,9 +79,16 @@ def draw(
     index = checkpoint.classes.index(said["label"]) if index is None else index
     middle, result = pixels, None
     if config is not None:
-        middle, result = attacks.attack(checkpoint, pixels, index, config, seed)
+        attacked = attacks.attack_in_steps(checkpoint, pixels, index, config, seed, tell)
+        middle, result = attacked.x_adv, attacked.result
     device = next(checkpoint.model.parameters()).device
     found = surfaces.surface(
-        checkpoint.model, middle.to(device), index, extent=extent / 255, resolution=int(resolution), seed=seed
+        checkpoint.model,
+        middle.to(device),
+        index,
+        extent=extent / 255,
+        resolution=int(resolution),
+        seed=seed,
+        report=tell and (lambda fraction: tell("Looking around", fraction)),
     )
     return Drawn(found, middle, said, result)

@@ -76,8 +76,9 @@ def _trade(found: Sequence[Checkpoint]) -> Trade:
 
 def _natural(key: str, name: str) -> Callable[[Mapping[str, Any]], Rows]:
     def read(metrics: Mapping[str, Any]) -> Rows:
-        natural = metrics["natural"]
-        return {name: (natural[key], metrics["images"])} if natural.get(key) is not None else {}
+        natural = metrics.get("natural", {})
+        there = natural.get(key) is not None and "images" in metrics
+        return {name: (natural[key], metrics["images"])} if there else {}
 
     return read
 
@@ -85,7 +86,7 @@ def _natural(key: str, name: str) -> Callable[[Mapping[str, Any]], Rows]:
 def _listed(part: str, key: str) -> Callable[[Mapping[str, Any]], Rows]:
     def read(metrics: Mapping[str, Any]) -> Rows:
         return {
-            _name(part, row): (row[key], row.get("images", metrics["images"]))
+            _name(part, row): (row[key], row.get("images") or metrics.get("images", 0))
             for row in metrics.get(part, [])
             if row.get(key) is not None
         }

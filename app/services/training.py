@@ -176,18 +176,31 @@ def size_of(folder: Path) -> int:
     return total
 
 
+def left_out(jobs: Jobs) -> dict[str, str]:
+    """The run folders that cannot be shown, each with the reason, without folders of this machine."""
+    return {name: reason.replace(f"{jobs.root}/", "") for name, reason in jobs.look()[1].items()}
+
+
 # What a run has done
 
 
 def metrics(job: Job) -> list[dict[str, Any]]:
-    """The lines of its `metrics.jsonl`, read again when the file has changed."""
-    path = job.folder.path / "metrics.jsonl"
-    return _metrics(job.folder.path, _changed(path))
+    """The lines of its `metrics.jsonl` that fit, read again when the file has changed."""
+    return _metrics(job.folder.path, _changed(job.folder.path / "metrics.jsonl"))[0]
+
+
+def left_out_lines(job: Job) -> str:
+    """How many lines of its `metrics.jsonl` do not fit and why the first one does not; empty where all do."""
+    found = _metrics(job.folder.path, _changed(job.folder.path / "metrics.jsonl"))[1]
+    if not found:
+        return ""
+    lines = "1 line" if len(found) == 1 else f"{len(found)} lines"
+    return f"{lines} of its figures cannot be used and {'is' if len(found) == 1 else 'are'} left out: {found[0]}"
 
 
 @lru_cache(maxsize=64)
-def _metrics(path: Path, changed: int) -> list[dict[str, Any]]:
-    return RunFolder(path).metrics()
+def _metrics(path: Path, changed: int) -> tuple[list[dict[str, Any]], list[str]]:
+    return RunFolder(path).read_metrics()
 
 
 def row(job: Job) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app.services import attacks, gallery
 from app.services.models import read_released
-from app.services.work import Work
+from app.services.work import Work, check_work
 from app.studio import Studio
 from cce.checkpoints.folder import Checkpoint
 from cce.checkpoints.measurements import BLACK_BOX
@@ -112,6 +112,8 @@ def measure(
     """
     checkpoint = studio.registry.get(name)
     count, seed = check_count(count), attacks.check_seed(seed)
+    attacked = checkpoint.model.config.members + 1
+    _check_work(attacked, "members and ensemble", count, config)
     images, labels, source = _pictures(studio, checkpoint, count)
     device = next(checkpoint.model.parameters()).device
     found = transferability.study(
@@ -128,6 +130,12 @@ def measure(
         tuple(transferability.subset_of_each(found.clean)),
         tuple(transferability.subset_of_each(found.attacked)),
     )
+
+
+def _check_work(attacked: int, what: str, count: int, config: AttackConfig) -> None:
+    """Refuse more attacked x pictures x steps than one call may take."""
+    steps = config.steps if config.info.steps is not None else 1
+    check_work(attacked * count * steps, f"{attacked} {what} x {count:,} pictures x {steps:,} steps")
 
 
 def comparable(studio: Studio, name: str) -> list[tuple[str, str]]:
@@ -168,6 +176,7 @@ def between(
     check(len(names) >= 2, "Choose at least two ensembles to compare.")
     models = {name: studio.registry.get(name) for name in names}
     count, seed = check_count(count), attacks.check_seed(seed)
+    _check_work(len(models), "ensembles", count, config)
     first = models[names[0]]
     images, labels, source = _pictures(studio, first, count)
     device = next(first.model.parameters()).device

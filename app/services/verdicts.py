@@ -68,6 +68,7 @@ def _aware(metrics: dict[str, Any]) -> str:
         return " For this model that was not measured yet."
     worst = max(rows, key=lambda r: r["wrong_and_unflagged"])
     return (
-        f" Measured: wrong and unflagged on {percent(worst['wrong_and_unflagged'])} of {worst['images']} pictures "
+        f" Measured: wrong and unflagged on {percent(worst['wrong_and_unflagged'])} of "
+        f"{worst.get('images', metrics.get('images'))} pictures "
         f"({worst['name']})."
     )

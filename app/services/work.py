@@ -6,6 +6,28 @@ import threading
 import time
 from collections.abc import Callable
 
+from cce.config import check
+
+MOST_STEPS = 200_000
+"""Steps of an attack on one picture that one call may take: some minutes on two cores, in which others wait."""
+
+
+def check_work(steps: float, made_of: str) -> None:
+    """Refuse more work than one call may take.
+
+    Args:
+        steps: of an attack on one picture, over all attacks, pictures and sizes.
+        made_of: what they are multiplied from, for people.
+
+    Raises:
+        ConfigError: more than `MOST_STEPS`.
+    """
+    check(
+        steps <= MOST_STEPS,
+        f"This is too much work for one call: {steps:,.0f} steps ({made_of}); at most {MOST_STEPS:,} are taken. "
+        "Choose fewer pictures, attacks, steps or epsilons.",
+    )
+
 
 class CancelledWork(Exception):
     """The work was told to stop; raised inside it, where it reports how far it is."""
@@ -22,6 +44,7 @@ class Work:
         self.what, self.fraction = "", 0.0
         self._clock, self._begun = clock, clock()
         self._cancelled = threading.Event()
+        self.running = False
 
     @property
     def cancelled(self) -> bool:
@@ -35,7 +58,11 @@ class Work:
 
     def begin(self) -> None:
         """The computation begins now: until here it waited in line."""
-        self._begun = self._clock()
+        self._begun, self.running = self._clock(), True
+
+    def end(self) -> None:
+        """The computation has ended, however it did."""
+        self.running = False
 
     def cancel(self) -> None:
         """Tell it to stop: the next `tell` raises."""

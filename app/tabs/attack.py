@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import long_work
-from app.components import COMPUTE, HOLD, PRIVATE, RELEASE, choice_of, heading, note, spoken
+from app.components import HOLD, LOOK, PRIVATE, RELEASE, choice_of, heading, note, spoken
 from app.figures import side_by_side
 from app.figures.verdict import glossary
 from app.services import attacks, links
@@ -178,6 +178,6 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
     changed = [*p.described, p.beside, p.mode, *p.controls.shown]
     another.click(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
     choice_of(p.beside).click(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
-    p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **COMPUTE)
+    p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **LOOK)
     p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_SCROLL, **PRIVATE)
     each.wire(attacked_each, p.setting, [p.crossing])

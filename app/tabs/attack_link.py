@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import COMPUTE, PRIVATE, spoken
+from app.components import LOOK, PRIVATE, spoken
 from app.services import links
 from app.services.attacks import AUTO, Picture
 from app.services.partners import partners
@@ -101,7 +101,7 @@ def wire(p: Parts, link: Link, told: gr.HTML) -> None:
     filled += [told, by_link]
     read = "() => [window.location.search]"
     load = Context.root_block.load(spoken(opened), [address], filled, js=read, **QUIET)
-    shown = load.success(spoken(seen), [by_link, *p.subject], p.filled, **QUIET, **COMPUTE)
+    shown = load.success(spoken(seen), [by_link, *p.subject], p.filled, **QUIET, **LOOK)
     shown.then(None, None, None, js="() => { window.cceStudio.runLink(); }", **PRIVATE)
     copied = link.copy.click(spoken(linked), p.setting, [link.line], **QUIET)
     copied.success(None, None, None, js="() => { window.cceStudio.copyLink(); }", **PRIVATE)

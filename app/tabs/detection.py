@@ -10,9 +10,9 @@ import gradio as gr
 from gradio.context import Context
 
 from app.components import (
-    COMPUTE,
     GIVE_UP,
     HOLD,
+    LOOK,
     PRIVATE,
     RELEASE,
     WORKING,
@@ -94,7 +94,8 @@ def show(
     known = [key for _, key in changes.choices(checkpoint, kind)]
     which = which if which in known else changes.first_choice(checkpoint, kind)
     found = changes.change(checkpoint, picture.pixels, picture.judged, kind, which)
-    clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), reports.latest(checkpoint))
+    measured = reports.latest_or_none(checkpoint)
+    clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), measured)
     before, after = found.before, found.after
     true = None if picture.judged == attacks.AUTO else found.label
     cards = verdict.cards(
@@ -181,7 +182,7 @@ def _wire(
             return [gr.skip() for _ in range(1 + len(parts.panels) + len(numbers.outputs))]
         return [True, *see(*given), *numbers.shown(given[0])]
 
-    computing = {**_QUIET, **COMPUTE}
+    computing = {**_QUIET, **LOOK}
     tab = Context.block
     if isinstance(tab, gr.Tab):
         filled = [opened, *parts.panels, *numbers.outputs]

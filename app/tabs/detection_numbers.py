@@ -16,7 +16,7 @@ from app.services.models import dataset_title
 from app.services.work import Work
 from app.studio import Studio
 from cce.checkpoints.folder import Checkpoint
-from cce.config import AttackConfig, ConfigError
+from cce.config import AttackConfig
 from cce.evaluation.detection import KINDS
 
 _QUIET = {**PRIVATE, "show_progress": "hidden"}
@@ -189,10 +189,7 @@ _READING = (
 
 def _rows_there_are(reports: Reports, checkpoint: Checkpoint) -> int:
     """Lines of the table that will be shown when the tab is opened, 0 where nothing was measured."""
-    try:
-        found = reports.latest(checkpoint)
-    except ConfigError:  # a damaged record: said when the tab is opened
-        found = None
+    found = reports.latest_or_none(checkpoint)  # a damaged record: said when the tab is opened
     return len(KINDS) + 2 + len(list(found.report.samples())) if found else 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
+from app.callers import CalledWork
 from app.components import (
     COMPUTE,
     GIVE_UP,
@@ -117,7 +118,9 @@ def show(
     if attack != NOTHING:
         usual = in_255ths(first.step_size) / in_255ths(first.epsilon)
         config = attacks.settings(attack, epsilon, usual * epsilon, first.steps, "ensemble")
-    found = surfaces.draw(checkpoint, picture.pixels, picture.judged, config, extent, resolution, seed)
+    found = surfaces.draw(
+        checkpoint, picture.pixels, picture.judged, config, extent, resolution, seed, CalledWork().tell
+    )
     classes, s = checkpoint.classes, found.surface
     true = None if picture.judged == attacks.AUTO else picture.judged
     key = f"{name}:{extent:g}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
+from gradio.utils import get_upload_folder
 
 from app.api import run_endpoints
 from app.components import COMPUTE, PRIVATE, figure, heading, sentence, spoken
@@ -44,6 +45,7 @@ class Watch:
 
     runs: gr.Radio
     none: gr.HTML
+    left_out: gr.HTML
     area: gr.Column
     status: gr.HTML
     plots: list[gr.HTML]
@@ -69,8 +71,9 @@ class Watch:
     @property
     def shown(self) -> list[Any]:
         """All that changes as runs go on."""
+        first = [self.runs, self.none, self.left_out, self.area, self.status]
         more = [self.folder, self.compared, self.bases]
-        return [self.runs, self.none, self.area, self.status, *self.plots, self.numbers, self.log, *self.buttons, *more]
+        return [*first, *self.plots, self.numbers, self.log, *self.buttons, *more]
 
 
 def build(studio: Studio) -> None:
@@ -98,6 +101,7 @@ class _Page:
         heading("Runs")
         none = gr.HTML(run_status.nothing(_EMPTY), elem_id="train-none")
         runs = gr.Radio([], label="Runs", show_label=False, container=False, elem_id="train-runs")
+        left_out = gr.HTML("", elem_id="train-left-out")
         status = gr.HTML("", elem_id="train-status")
         with gr.Row(elem_classes="studio-actions"):
             stop, resume, duplicate, use = (
@@ -112,8 +116,9 @@ class _Page:
             compared = self._compare()
             kept = self._keep()
         self.watch = Watch(
-            runs, none, self.area, status, plots, numbers, log, stop, resume, duplicate, use, *kept, compared, form.base
-        )
+            runs, none, left_out, self.area, status, plots, numbers, log, stop, resume, duplicate, use, *kept, compared,
+            form.base,
+        )  # fmt: skip
         self.seen = gr.State(None)
 
     def _plots(self) -> tuple[list[gr.HTML], gr.HTML, gr.HTML]:
@@ -189,11 +194,12 @@ class _Page:
         if wanted == chosen and jobs:
             runs = gr.Radio([(training.title(j), j.name) for j in jobs], visible=True)
         none = gr.HTML(visible=not jobs)
+        left_out = run_status.left_out(training.left_out(self.jobs))
         curves = training.curves(job) if job else {}
         log = run_status.log(training.log_lines(job) if job else [])
         texts = [self.status_of(job), *self.drawn(job), figures.numbers(curves), log]
         lists = [self.folder_of(job), gr.Dropdown(choices=names), gr.Dropdown(form_tab.base_choices(self.studio))]
-        return [runs, none, gr.Column(visible=bool(jobs)), *texts, *self.buttons_of(job), *lists]
+        return [runs, none, left_out, gr.Column(visible=bool(jobs)), *texts, *self.buttons_of(job), *lists]
 
     def status_of(self, job: Job | None) -> str:
         """State, progress and facts of a run."""
@@ -214,6 +220,8 @@ class _Page:
             problem = sentence(job.remote["problem"])
         elif job.silent_seconds > training.SILENT_SECONDS:
             problem = f"No sign of life for {duration(job.silent_seconds)}. Stop it, then resume it, if this goes on."
+        elif not problem and (lines := training.left_out_lines(job)):
+            problem = sentence(lines)
         return run_status.panel(job.name, training.state_words(job), job.state, said["progress"], facts, problem)
 
     def drawn(self, job: Job | None) -> list[dict[str, Any]]:
@@ -263,7 +271,8 @@ class _Page:
 
     def looked(self, chosen: str | None, seen: Any) -> list[Any]:
         """Everything anew where something has changed, else nothing."""
-        stamp = (chosen, training.stamp(self.jobs.all()))
+        jobs, left_out = self.jobs.look()
+        stamp = (chosen, training.stamp(jobs), tuple(left_out.items()))
         if stamp == seen:
             return [gr.skip() for _ in range(1 + len(self.watch.shown))]
         return [stamp, *self.show(chosen)]
@@ -291,6 +300,8 @@ class _Page:
 
     def duplicated(self, chosen: str) -> list[Any]:
         """The form, filled with the run's settings."""
+        if not chosen:
+            raise JobError("there is no run to duplicate yet; choose one in the list")
         base = training_form.base_of(training_form.RUN + chosen, self.training.bases())
         choice = gr.Dropdown(form_tab.base_choices(self.studio), value=training_form.RUN + chosen)
         words = _said(f"The form has the settings of {chosen} now. Change what you like and press Start.")
@@ -305,7 +316,9 @@ class _Page:
         return [_said(f"{chosen} is in the list of models on every tab now, as “{entry.title}”."), *self.show(chosen)]
 
     def zipped(self, chosen: str) -> gr.DownloadButton:
-        folder = Path(tempfile.mkdtemp(prefix="cce-studio-zip-"))
+        place = Path(get_upload_folder())
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="zip-", dir=place))
         path = training.zipped(self.jobs.get(chosen), folder)
         size = path.stat().st_size / 1e6
         return gr.DownloadButton(f"Save {path.name} ({size:.1f} MB)", value=str(path), visible=True)

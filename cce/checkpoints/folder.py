@@ -24,14 +24,24 @@ from safetensors.torch import save_file
 from cce.checkpoints import hub
 from cce.checkpoints.compact import SCALE, pack, unpack
 from cce.checkpoints.hub import FILES, CheckpointError
+from cce.checkpoints.record import fit_metrics, fit_training
 from cce.checkpoints.weight_files import check_types, refuse_pointer
 from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig, check, from_json, to_json
+from cce.config.json_files import JsonError, read_json
+from cce.config.shapes import shown
+from cce.data import datasets as data
 from cce.data.picture_split import FILE as PICTURES
 from cce.data.picture_split import Record, read_record
 from cce.machine.files import write_atomically, written_beside
 from cce.models import Ensemble
 
 FORMAT_VERSION = 1
+
+MOST_SIDE, MOST_OWN_SIDE = 128, 1024
+"""Pixels a side that an ensemble may take: of a named data set, and of one's own."""
+
+MOST_CHARACTERS = 200
+"""Of an ensemble's id, and of its data set's name."""
 
 
 @dataclass
@@ -40,7 +50,7 @@ class Checkpoint:
 
     `training` is the record of how it was made: the run's config, seconds, machine, versions.
     `detector` is the one that speaks by default, the paper's; `detectors` are further ones by their names.
-    `metrics` is what `python -m cce evaluate` wrote.
+    `metrics` is what `python -m cce evaluate` wrote, without the figures that do not fit: `left_out` names them.
     `pictures`: of an own folder, what each picture was for.
     """
 
@@ -54,6 +64,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     detectors: dict[str, Detector] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def detector_named(self, name: str = "") -> Detector:
         """The detector `name`, or the default one.
@@ -67,6 +78,7 @@ class Checkpoint:
         if wanted not in there:
             raise CheckpointError(f"{self.id} has no detector {wanted!r}; it has {', '.join(there) or 'none'}")
         return there[wanted]
+
     pictures: Record | None = None
 
     @property
@@ -146,7 +158,7 @@ def training_record(
     """How a checkpoint was made: the config, images seen, time, versions, and the machines, else `device`'s.
 
     `started_from`: whose weights it started from (see `cce.training.state.Start`).
-    
+
     A folder of pictures is named without its path: what is published tells nothing of a machine's folders.
     """
     beginning = {"started_from": started_from} if started_from else {}
@@ -192,9 +204,21 @@ def save(checkpoint: Checkpoint, folder: Path | str, card: str | None = None) ->
         checkpoint: what is written; its `folder` is set.
         folder: made where it is not there.
         card: text of `README.md`; None: the one in the checkpoint's folder before, where there is one.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the disk is full; each file is the old one or the new one.
     """
     folder = Path(folder)
-    card = _card_of(checkpoint) if card is None else card
+    try:
+        return _write(checkpoint, folder, _card_of(checkpoint) if card is None else card)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).removeprefix("I/O error: ")
+        raise CheckpointError(
+            f"cannot write the checkpoint {folder}: {reason}; make room, or give another folder, and try again"
+        ) from error
+
+
+def _write(checkpoint: Checkpoint, folder: Path, card: str | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     weights = pack({k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()})
     weights = {k: v.contiguous() for k, v in weights.items()}
@@ -214,7 +238,7 @@ def save(checkpoint: Checkpoint, folder: Path | str, card: str | None = None) ->
 def _card_of(checkpoint: Checkpoint) -> str:
     """The card in a checkpoint's own folder; empty where there is none."""
     path = checkpoint.folder / "README.md" if checkpoint.folder else None
-    return path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
@@ -234,27 +258,46 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {', '.join(FILES)}")
-    values = _read_json(folder / "config.json")
-    config, checkpoint_fields = _parse_config(folder / "config.json", values)
+    config, checkpoint_fields = read_config(folder)
     model = _build(folder, config)
-    metrics_file = folder / "metrics.json"
-    metrics = _read_json(metrics_file) if metrics_file.exists() else {}
     try:
         pictures = read_record(folder)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    _check_classes(folder / "config.json", checkpoint_fields["dataset"], checkpoint_fields["classes"])
+    metrics, left_out = read_metrics(folder, config.members)
+    checkpoint_fields["left_out"] += tuple(left_out)
     model.to(device, memory_format=torch.channels_last).eval()
     _check_outputs(folder / "model.safetensors", model)
     return Checkpoint(model=model, metrics=metrics, folder=folder, pictures=pictures, **checkpoint_fields)
 
 
+def read_metrics(folder: Path, members: int) -> tuple[dict[str, Any], list[str]]:
+    """The figures of `metrics.json`, and in words those that do not fit and are left out.
+
+    Raises:
+        CheckpointError: a file that is damaged.
+    """
+    path = folder / "metrics.json"
+    return fit_metrics(_read_json(path), members) if path.exists() else ({}, [])
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """What `config.json` says, without the weights: the model's config, and the fields of `Checkpoint` by name.
+
+    Raises:
+        CheckpointError: a missing or wrong file, or a field that does not fit.
+    """
+    return _parse_config(folder / "config.json", _read_json(folder / "config.json"))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     refuse_pointer(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except JsonError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch the checkpoint again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch the checkpoint again")
@@ -275,7 +318,8 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
     kinds = {"id": str, "dataset": str, "classes": list, "defense": dict, "training": dict}
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
-            raise CheckpointError(f"{path}: {name} is {values[name]!r}; it must be a {kind.__name__}")
+            raise CheckpointError(f"{path}: {name} is {shown(values[name])}; it must be a {kind.__name__}")
+    _check_names(path, values)
     shape = {
         "architecture": values["architecture"],
         "members": values["members"],
@@ -294,9 +338,43 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
             check(name == one.name, f"detectors.{name} is the detector {one.name!r}; it must have its own name")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    fields = {k: values[k] for k in ("id", "dataset", "training")}
+    _check_size(path, config, values["dataset"])
+    training, left_out = fit_training(values["training"])
+    fields = {k: values[k] for k in ("id", "dataset")} | {"training": training, "left_out": tuple(left_out)}
     fields |= {"defense": defense, "detector": detector, "detectors": detectors}
     return config, {**fields, "classes": tuple(values["classes"])}
+
+
+def _check_size(path: Path, config: ModelConfig, dataset: str) -> None:
+    """Pictures that can be made: the weights alone say little of their size."""
+    channels, *sides = config.input_shape
+    most = MOST_SIDE if dataset in data.CLASS_NAMES else MOST_OWN_SIDE
+    if channels not in (1, 3) or max(sides) > most:
+        raise CheckpointError(
+            f"{path}: input_shape is {config.input_shape}; it has 1 or 3 channels, and at most {most} pixels a side"
+        )
+
+
+def _check_names(path: Path, values: dict[str, Any]) -> None:
+    """Names that can be shown."""
+    classes = values["classes"]
+    if not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{path}: classes is {shown(classes)}; it must be a list of names")
+    for name in ("id", "dataset"):
+        if not (values[name].isprintable() and 0 < len(values[name]) <= MOST_CHARACTERS):
+            raise CheckpointError(
+                f"{path}: {name} is {shown(values[name])}; it has from 1 to {MOST_CHARACTERS} printable characters"
+            )
+
+
+def _check_classes(path: Path, dataset: str, classes: tuple[str, ...]) -> None:
+    """Refuse a named data set with other classes than its own: its pictures and labels would not fit."""
+    own = data.CLASS_NAMES.get(dataset)
+    if own and classes != own:
+        raise CheckpointError(
+            f"{path}: classes is {shown(list(classes))}; those of {dataset} are {', '.join(own[:4])}, ... "
+            f"({len(own)}). Another data set needs another name"
+        )
 
 
 def _build(folder: Path, config: ModelConfig) -> Ensemble:
@@ -316,8 +394,9 @@ def _build(folder: Path, config: ModelConfig) -> Ensemble:
             weights = unpack({name: file.get_tensor(name) for name in shapes})
     except CheckpointError:
         raise
-    except (ConfigError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, of sizes past all bounds
-        raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # torch's own, of sizes past all bounds
+        words = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{folder / 'config.json'}: {words}") from error
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint folder holds {', '.join(FILES)}") from None
     except (OSError, SafetensorError) as error:
@@ -337,7 +416,11 @@ def _check_outputs(path: Path, model: Ensemble) -> None:
     """Refuse weights that are finite and give outputs that are not, as a negative variance does."""
     device = next(model.parameters()).device
     plain = torch.tensor([0.0, 0.5, 1.0], device=device).view(-1, 1, 1, 1)
-    logits = model.member_logits(plain.expand(-1, *model.config.input_shape).contiguous())
+    try:
+        logits = model.member_logits(plain.expand(-1, *model.config.input_shape).contiguous())
+    except (RuntimeError, ValueError) as error:
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: no picture of {model.config.input_shape} goes through: {words}") from error
     bad = [f"f{i + 1}" for i, one in enumerate(logits) if not bool(one.isfinite().all())]
     if bad:
         raise CheckpointError(

@@ -216,6 +216,24 @@ def fetch(
         return Path(api.snapshot_download(repository, revision=revision, allow_patterns=list(_SENT)))
 
 
+def is_cached(repository: str) -> bool:
+    """Whether something of a repository lies in the Hub's cache on this machine."""
+    from huggingface_hub import constants
+
+    return (Path(constants.HF_HUB_CACHE) / _cache_name(repository)).exists()
+
+
+def remove(repository: str, folder: Path) -> None:
+    """Remove what `fetch` brought of a repository from this machine; a folder outside of the Hub's cache stays."""
+    place = next((p for p in folder.parents if p.name == _cache_name(repository)), None)
+    if place is not None and folder.parent.name == "snapshots":
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _cache_name(repository: str) -> str:
+    return "models--" + repository.replace("/", "--")
+
+
 def pull(
     repository: str,
     folder: Path,

@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.record import MEASUREMENTS as SHAPES
 from cce.config import check
+from cce.config.json_files import JsonError, read_json
+from cce.config.shapes import Misfit, fit, record
 from cce.machine.files import write_atomically
 
 MEASUREMENTS = "measurements"
@@ -35,29 +38,29 @@ def read_measurement(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None
     assert checkpoint.folder is not None
     path = checkpoint.folder / MEASUREMENTS / f"{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return fit(SHAPES.get(name, record({})), read_json(path, finite=True), "it")[0]
+    except (OSError, JsonError, Misfit) as error:
         check(False, f"{path} cannot be read: {error}; measure again or delete it")
         raise
 
 
-def write_measurement(checkpoint: Checkpoint, name: str, record: dict[str, Any]) -> None:
+def write_measurement(checkpoint: Checkpoint, name: str, values: dict[str, Any]) -> None:
     """Write `measurements/NAME.json` into the checkpoint's folder."""
     assert checkpoint.folder is not None
     folder = checkpoint.folder / MEASUREMENTS
     folder.mkdir(exist_ok=True)
-    text = json.dumps(record, allow_nan=False, separators=(",", ":"))  # a tenth of every score's bytes is spaces
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))  # a tenth of every score's bytes is spaces
     write_atomically(folder / f"{name}.json", text + "\n")
 
 
-def add_black_box(checkpoint: Checkpoint, record: dict[str, Any]) -> None:
+def add_black_box(checkpoint: Checkpoint, made: dict[str, Any]) -> None:
     """Add a black-box record, in the place of those of the same attack that it says all of: no other ensembles."""
-    record = json.loads(json.dumps(record))  # as it is read back: lists for tuples
-    new = record["black_box"]
+    made = json.loads(json.dumps(made))  # as it is read back: lists for tuples
+    new = made["black_box"]
 
     def stays(one: dict[str, Any]) -> bool:
         old = one["black_box"]
         return old["attack"] != new["attack"] or not set(old["names"]) <= set(new["names"])
 
     records = (read_measurement(checkpoint, BLACK_BOX) or {}).get("records", [])
-    write_measurement(checkpoint, BLACK_BOX, {"records": [*filter(stays, records), record]})
+    write_measurement(checkpoint, BLACK_BOX, {"records": [*filter(stays, records), made]})

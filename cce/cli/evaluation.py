@@ -173,7 +173,7 @@ def evaluate(options: argparse.Namespace) -> int:
     sources = _sources(options.transfer_from, checkpoint, device)
     dataset = load_dataset(checkpoint, options, processes)
     if options.add:
-        on = checkpoint.metrics["data"]
+        on = checkpoint.metrics.get("data", "images that are not stated")
         check(on.endswith(f" of {dataset.name}"), f"--add: {checkpoint.id} was measured on {on}, not on {dataset.name}")
     split = dataset.detection_test
     if options.n > len(split) and processes.main:
@@ -252,7 +252,7 @@ def _check_addition(
     check(
         all("fooled" in row for row in rows), f"--add: {checkpoint.id} says nothing of single images; evaluate it anew"
     )
-    known = [AttackConfig.of(row) for row in checkpoint.metrics["attacks"]]
+    known = [AttackConfig.of(row) for row in checkpoint.metrics.get("attacks", [])]
     for attack in attacks:
         here = f"--add: {attack.describe()}"
         check(not attack.info.aware, f"{here} knows the detector; that takes a whole evaluation, with --adaptive")
@@ -303,6 +303,8 @@ def _place(checkpoint: Checkpoint, name: str) -> str:
     """What a command names a checkpoint by: a released one by its folder in the project, any other as it was typed."""
     ships = checkpoint.folder is not None and checkpoint.folder.resolve() in checkpoints.released()
     return f"checkpoints/{checkpoint.folder.name}" if ships and checkpoint.folder else _shown(name)
+
+
 def _shown(name: str) -> str:
     """An ensemble as it was named, without where it lies on this machine."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.cli import Commands, add_data, add_json, find_checkpoint, print_json
 from cce.data import datasets as data
 from cce.evaluation import presets
@@ -43,21 +44,29 @@ def add(commands: Commands) -> None:
 
 
 def models(options: argparse.Namespace) -> int:
-    """`python -m cce models`."""
-    found = [checkpoints.load(p) for p in checkpoints.released(options.checkpoints)]
+    """`python -m cce models`: those that can be used, and on standard error those that cannot; then the status is 1."""
+    found, unusable = [], []
+    for folder in checkpoints.released(options.checkpoints):
+        try:
+            found.append(checkpoints.load(folder))
+        except CheckpointError as error:
+            unusable.append(str(error))
+    if options.readme and unusable:
+        raise CheckpointError(f"the table would lack an ensemble: {unusable[0]}")
     if options.readme:
         text = options.readme.read_text(encoding="utf-8")
         write_atomically(options.readme, with_table(text, released_table(found)))
     rows = [presets.summary(c) for c in found]
     if options.json:
         print_json(rows)
-        return 0
-    for c, r in zip(found, rows, strict=True):
+    for c, r in () if options.json else zip(found, rows, strict=True):
         figures = f"natural {percent(r['natural_accuracy'])}, robust {percent(r['robust_accuracy'])}"
         print(f"{r['id']:32} {r['defense']:9} {r['members']} x {r['architecture']:10} {figures}, {detection(c)}")
-    if not rows:
+    if not rows and not options.json:
         print("no checkpoints there")
-    return 0
+    for words in [*unusable, *(f"{c.folder}: left out: {one}" for c in found for one in c.left_out)]:
+        print(f"cce models: {words}", file=sys.stderr)
+    return 1 if unusable else 0
 
 
 def detection(c: Checkpoint) -> str:

@@ -67,7 +67,12 @@ def from_json(kind: type, values: Any, where: str = "config") -> Any:
     required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
     missing = sorted(required - set(values))
     check(not missing, f"{where} lacks the field {missing[0] if missing else ''!r}")
-    return kind(**{n: _value(hints[n], v, f"{where}.{n}") for n, v in values.items()})
+    try:
+        return kind(**{n: _value(hints[n], v, f"{where}.{n}") for n, v in values.items()})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:  # a value that only a class's own checks trip over
+        raise ConfigError(f"{where} cannot be used: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

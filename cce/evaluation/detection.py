@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cce.config import SCORES, Detector, check, from_json
+from cce.config import SCORES, ConfigError, Detector, check, from_json
 
 KINDS = ("attack", "adaptive", "benign")
 """The three columns of every detection figure."""
@@ -159,7 +159,9 @@ def report_from_json(values: dict[str, Any]) -> DetectionReport:
         columns = [tuple(_sample_from_json(s) for s in values[k]) for k in ("attacks", "adaptive", "benign")]
         detectors = {k: from_json(Detector, d, f"detectors.{k}") for k, d in values["detectors"].items()}
         return DetectionReport(_sample_from_json(values["clean"]), *columns, detectors)
-    except (KeyError, TypeError, AttributeError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         check(False, f"this is not a detection report: {error!r}")
         raise
 
@@ -171,4 +173,6 @@ def _sample_to_json(s: Sample) -> dict[str, Any]:
 
 def _sample_from_json(values: dict[str, Any]) -> Sample:
     right = np.array([c == "1" for c in values["right"]], dtype=bool)
-    return Sample(values["name"], right, {k: np.array(v) for k, v in values["scores"].items()}, values["settings"])
+    check(isinstance(values["name"], str), f"name is {values['name']!r}; it must be text")
+    scores = {k: np.array(v, float) for k, v in values["scores"].items()}
+    return Sample(values["name"], right, scores, dict(values["settings"]))

@@ -135,8 +135,8 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     metrics = checkpoint.metrics
     first = (metrics.get("attacks") or [{}])[0]
-    aware = [r["wrong_and_unflagged"] for r in metrics.get("adaptive", []) if "wrong_and_unflagged" in r]
-    benign = [r["flagged"] for r in metrics.get("benign_corruptions", []) if "flagged" in r]
+    aware = _figures(metrics, "adaptive", "wrong_and_unflagged")
+    benign = _figures(metrics, "benign_corruptions", "flagged")
     whole = bool(aware and benign and first.get("auc") is not None)
     return {
         "id": checkpoint.id,
@@ -151,3 +151,8 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "benign_flagged": max(benign) if whole else None,
         "threshold": checkpoint.detector.threshold if checkpoint.detector else None,
     }
+
+
+def _figures(metrics: dict[str, Any], part: str, key: str) -> list[float]:
+    """A figure of every row that has it."""
+    return [row[key] for row in metrics.get(part, []) if row.get(key) is not None]

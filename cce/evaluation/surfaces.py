@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +89,7 @@ def surface(
     resolution: int = 41,
     seed: int = 0,
     batch_size: int = 32,
+    report: Callable[[float], None] | None = None,
 ) -> Surface:
     """The loss surface around `x`: u the gradient of C(f_en(x), y), v random and perpendicular to it.
 
@@ -102,6 +105,7 @@ def surface(
         resolution: points along an axis; an odd number has the picture itself in the middle.
         seed: of v.
         batch_size: pictures at a time; the result does not depend on it. Small ones stay in a CPU's cache.
+        report: hears the fraction done, from several threads; raising in it stops the work.
 
     Raises:
         ConfigError: bad settings, a picture where the gradient is zero, or an output that is not finite.
@@ -119,7 +123,7 @@ def surface(
     free = (x + across)[None] + down[:, None]  # (R along v, R along u, C, H, W)
     points = free.clamp(0, 1).flatten(0, 1)
     clipped = ((free < 0) | (free > 1)).float().mean().item()
-    losses, labels = _evaluate(model, points, label, batch_size)
+    losses, labels = _evaluate(model, points, label, batch_size, report)
     square = (-1, resolution, resolution)
     return Surface(offsets, u, v, losses.view(square), labels.view(square), label, clipped)
 
@@ -132,14 +136,19 @@ def _gradient(model: Ensemble, x: Tensor, label: int) -> Tensor:
         return torch.autograd.grad(loss, inputs)[0][0]
 
 
-def _evaluate(model: Ensemble, points: Tensor, label: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def _evaluate(
+    model: Ensemble, points: Tensor, label: int, batch_size: int, report: Callable[[float], None] | None
+) -> tuple[Tensor, Tensor]:
     """Loss and predicted class `(N + 1, P)` of the points `(P, C, H, W)`, on the CPU."""
     folded = SearchCopy(model, torch.float32).model
+    done = itertools.count(1)
 
     @torch.no_grad()
     def seen(part: Tensor) -> tuple[Tensor, Tensor]:
         logits = finite(folded.member_logits(part.contiguous(memory_format=torch.channels_last)))
         log_p = torch.cat([logits.log_softmax(-1), log_mean_probability(logits)[None]])
+        if report:
+            report(min(1.0, next(done) * batch_size / len(points)))
         return -log_p[..., label], log_p.argmax(-1)
 
     losses, labels = zip(*shards.each(seen, points.split(batch_size), points.device), strict=True)

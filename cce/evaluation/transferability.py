@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cce.attacks.in_parts import Ticks, attack_in_parts
-from cce.config import AttackConfig, check, from_json
+from cce.config import AttackConfig, ConfigError, check, from_json
 from cce.evaluation.evaluate import Outcome, outcome
 from cce.models import Ensemble
 
@@ -96,13 +97,18 @@ def from_json_values(values: dict[str, Any]) -> Transferability:
         members, images = int(values["members"]), int(values["images"])
         config = from_json(AttackConfig, values["attack"], "attack")
         a = tuple(tuple(float(x) for x in row) for row in values["a"])
-        natural, subsets = tuple(values["natural"]), dict(values["subsets"])
-        flow = {before: dict(after) for before, after in values.get("flow", {}).items()}
-    except (KeyError, TypeError, ValueError) as error:
+        natural = tuple(float(x) for x in values["natural"])
+        subsets = {name: float(share) for name, share in values["subsets"].items()}
+        flow = {before: {k: int(n) for k, n in after.items()} for before, after in values.get("flow", {}).items()}
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         check(False, f"this is not a transferability record: {error!r}")
         raise
     square = len(a) == len(natural) == members + 1 and all(len(row) == members + 1 for row in a)
-    check(square and len(subsets) == 2**members, f"this transferability record does not fit {members} members")
+    named = square and len(subsets) == 2**members and all(re.fullmatch(f"S[01]{{{members}}}", n) for n in subsets)
+    named = named and {*flow, *(name for after in flow.values() for name in after)} <= set(subsets)
+    check(named and images >= 1, f"this transferability record does not fit {members} members")
     counted = sum(sum(after.values()) for after in flow.values())
     check(not flow or counted == images, f"this transferability record's flow counts {counted} of {images} images")
     return Transferability(members, images, config, natural, a, subsets, flow)
@@ -217,11 +223,13 @@ def black_box_from_json(values: dict[str, Any]) -> BlackBox:
         ConfigError: values that are not a whole record.
     """
     try:
-        names, images = tuple(values["names"]), int(values["images"])
+        names, images = tuple(str(name) for name in values["names"]), int(values["images"])
         config = from_json(AttackConfig, values["attack"], "attack")
         natural = tuple(float(v) for v in values["natural"])
         a = tuple(tuple(float(x) for x in row) for row in values["a"])
-    except (KeyError, TypeError, ValueError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         check(False, f"this is not a black-box record: {error!r}")
         raise
     square = len(a) == len(natural) == len(names) and all(len(row) == len(names) for row in a)

@@ -201,7 +201,7 @@ def _natural(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, benc
     if bench.images(c):
         seen = bench.outcome(c, c, None)
         return number(result, seen.accuracy, len(seen.labels), cell, None)
-    if "natural" in c.metrics:
+    if "natural" in c.metrics and "images" in c.metrics:
         value = c.metrics["natural"]["accuracy"]
         return number(result, value, c.metrics["images"], cell, None, _release_words(c))
     return _unmeasured(result, c, bench)
@@ -216,7 +216,7 @@ def _robust(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench
         return number(result, seen.accuracy, len(seen.labels), cell, used)
     if source is c and (shipped := _released_row(c, cell.attack)):
         row, used = shipped
-        n = row.get("images", c.metrics["images"])
+        n = row.get("images") or c.metrics["images"]
         return number(result, row["accuracy"], n, cell, used, _release_words(c, row))
     return _released_black_box(cell, result, c, source) or _unmeasured(result, c, bench)
 
@@ -243,7 +243,7 @@ def _transfer(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, ben
     row = _released_row(c, cell.attack)
     value = _table6_of_row(row[0]).get(cell.key) if row else None
     if row and value is not None:
-        n = row[0].get("images", c.metrics["images"])
+        n = row[0].get("images") or c.metrics["images"]
         return number(result, value, n, cell, row[1], _release_words(c, row[0]))
     return _unmeasured(result, c, bench)
 
@@ -261,7 +261,9 @@ def table6(t: Transferability) -> dict[str, float]:
 
 def _table6_of_row(row: dict[str, Any]) -> dict[str, float]:
     """What one attack on the ensemble tells of Table 6: all but the members' own attacks and T."""
-    subsets, accuracy = row["subsets"], row["accuracy"]
+    subsets, accuracy = row.get("subsets"), row["accuracy"]
+    if not subsets:
+        return {}
     shares = list(subsets.values())
     return {"a_en_en": accuracy, **subsets, "nT": 1 - accuracy - shares[-1], "a_single": accuracy - shares[0]}
 
@@ -293,7 +295,7 @@ def _auc(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench: B
 
 def _nearest_row(made: DetectionReport, asked: AttackConfig) -> tuple[AttackConfig, float, int] | None:
     for s, row in zip(made.attacks, made.rows()[1:], strict=False):
-        used = AttackConfig(**s.settings)
+        used = AttackConfig.of(s.settings)
         if used.name == asked.name and not [d for d in _attack_differences(asked, used) if not d.startswith("k ")]:
             return used, row["auc"], len(s)
     return None
@@ -306,7 +308,7 @@ def _released_auc(cell: Cell, result: Result, c: Checkpoint) -> Result | None:
     whole = c.metrics.get("adaptive") and c.metrics.get("benign_corruptions")
     if not whole or row is None or row[0].get("auc") is None:
         return None
-    n = row[0].get("images", c.metrics["images"])
+    n = row[0].get("images") or c.metrics["images"]
     made = number(result, row[0]["auc"], n, cell, row[1], _release_words(c, row[0]))
     return replace(made, margin=None)
 

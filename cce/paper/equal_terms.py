@@ -173,10 +173,11 @@ def family_of(c: Checkpoint) -> Family | None:
     if kept is None:
         return None
     try:
-        values = dict(kept["family"])
-        values["standings"] = tuple(Standing(**s) for s in values["standings"])
-        pairs = [s | {"losses": tuple(s["losses"]), "values": tuple(s["values"])} for s in values["comparisons"]]
-        return Family(**values | {"comparisons": tuple(Comparison(**p) for p in pairs)})
+        family: Family = from_json(Family, kept["family"], "family")
+        for one in family.comparisons:
+            check(one.verdict in (HOLDS, REVERSED, UNCLEAR), f"verdict is {one.verdict!r}")
+            check(bool(one.measure), "measure is empty")
+        return family
     except (KeyError, TypeError, ValueError) as error:
         check(False, f"{c.id}: {EQUAL_TERMS} cannot be read: {error}; measure again or delete it")
         raise
@@ -197,7 +198,8 @@ def _by_themselves(group: Sequence[Checkpoint]) -> list[Family]:
     alike: dict[tuple[AttackConfig, int], list[tuple[Checkpoint, Standing]]] = {}
     for c in group:
         first = next(iter(c.metrics.get("attacks") or []), None)
-        if first is not None:
+        whole = first is not None and first.get("subsets") and "natural" in c.metrics and "images" in c.metrics
+        if whole:
             figures = c.metrics["natural"]["accuracy"], first["accuracy"], next(iter(first["subsets"].values()))
             alike.setdefault((AttackConfig.of(first), c.metrics["images"]), []).append((c, _standing(c, *figures)))
     made = []

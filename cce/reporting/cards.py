@@ -9,7 +9,7 @@ from typing import Any
 
 from cce.checkpoints.compact import kept_as
 from cce.checkpoints.folder import Checkpoint, save
-from cce.config import AttackConfig, Defense, TrainConfig, check, from_json
+from cce.config import AttackConfig, ConfigError, Defense, TrainConfig, check, from_json
 from cce.detectors import describe
 from cce.machine.files import write_atomically
 from cce.paper.equal_terms import family_of
@@ -179,8 +179,9 @@ def _measured(c: Checkpoint) -> str:
     lines = [
         "## Measured",
         "",
-        f"On {m['data']}, {m['images']} images unless a row says otherwise, seed {m['seed']}, {m['device']}. "
-        f"Examples searched for in {m['search_precision']}, judged in float32. Again: `{m['command']}`",
+        f"On {_said(m, 'data')}, {_said(m, 'images')} images unless a row says otherwise, seed {_said(m, 'seed')}, "
+        f"{_said(m, 'device')}. Examples searched for in {_said(m, 'search_precision')}, judged in float32. "
+        f"Again: `{_said(m, 'command')}`",
         "",
         *_added_lines(m),
     ]
@@ -193,6 +194,11 @@ def _measured(c: Checkpoint) -> str:
     more = worst_case_lines(m)
     lines += ["", *(f"- {line}" for line in more)] if more else []
     return "\n".join(lines) + "\n"
+
+
+def _said(metrics: dict[str, Any], name: str) -> Any:
+    """What an evaluation says of itself."""
+    return metrics.get(name, "(not stated)")
 
 
 def _added_lines(metrics: dict[str, Any]) -> list[str]:
@@ -217,7 +223,8 @@ def worst_case_lines(metrics: dict[str, Any]) -> list[str]:
     lines = []
     for row in metrics.get("worst_case", []):
         ball = f"{'L2 ' if row['norm'] == 'l2' else ''}epsilon {255 * row['epsilon']:.4g}/255"
-        line = f"Worst case of {row['attacks']} attacks within {ball}: robust accuracy {percent(row['accuracy'])}"
+        count, left = row.get("attacks", "some"), percent(row.get("accuracy"))
+        line = f"Worst case of {count} attacks within {ball}: robust accuracy {left}"
         passing = row.get("wrong_and_unflagged")
         line += "" if passing is None else f", wrong and unflagged {percent(passing)}"
         lines.append(f"{line} (n = {row['images']})")
@@ -241,12 +248,13 @@ def sanity_lines(metrics: dict[str, Any]) -> list[str]:
 
 def measured_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Every measured row of `metrics.json` with its title, in the order of a card."""
-    rows = [("clean", metrics["natural"])]
+    rows = [("clean", metrics["natural"])] if "natural" in metrics else []
     rows += [(AttackConfig.of(row).describe(), row) for row in metrics.get("attacks", [])]
     for row in metrics.get("slow", []):
-        rows.append((f"{row['name']} (n = {row['images']})", row))
+        rows.append((f"{row['name']} (n = {row.get('images', metrics.get('images'))})", row))
     for row in metrics.get("adaptive", []):
-        rows.append((f"detector-aware: {row['name']} (n = {row['images']})", row))
+        images = row.get("images", metrics.get("images"))
+        rows.append((f"detector-aware: {row['name']} (n = {images})", row))
     rows += [(f"not an attack: {row['name']}", row) for row in metrics.get("benign_corruptions", [])]
     return rows
 
@@ -261,7 +269,10 @@ def _sanity(c: Checkpoint) -> str:
 
 
 def _equal_terms(c: Checkpoint) -> str:
-    family = family_of(c)
+    try:
+        family = family_of(c)
+    except ConfigError:  # damaged, or a stranger's: the rest of the card stays
+        family = None
     if family is None:
         return ""
     lines = [
@@ -285,8 +296,8 @@ def _equal_terms(c: Checkpoint) -> str:
 
 
 def _cells(row: dict[str, Any], detector: bool) -> list[str]:
-    subsets = list(row["subsets"].values())
-    cells = [percent(row["accuracy"]), ", ".join(percent(a) for a in row["member_accuracy"])]
+    subsets = list(row.get("subsets", {}).values()) or [None]
+    cells = [percent(row["accuracy"]), ", ".join(percent(a) for a in row.get("member_accuracy", [])) or "n/a"]
     cells += [percent(subsets[0]), percent(subsets[-1])]
     if detector:
         cells += [percent(row.get("flagged")), percent(row.get("wrong_and_unflagged"))]
@@ -335,7 +346,7 @@ ODD = 0.6
 def _odd_members(c: Checkpoint) -> list[str]:
     """Members that went another way than the rest, under the first attack of the card."""
     row = next(iter(c.metrics.get("attacks", [])), None)
-    if row is None or c.defense.method != "cce" or len(row["member_accuracy"]) < 3:
+    if row is None or c.defense.method != "cce" or len(row.get("member_accuracy", [])) < 3:
         return []
     accuracies = row["member_accuracy"]
     usual = statistics.median(accuracies)
@@ -363,7 +374,8 @@ def released_table(released: list[Checkpoint]) -> str:
     for c in released:
         m = c.metrics
         first = (m.get("attacks") or [{}])[0]
-        aware = [row["wrong_and_unflagged"] for row in m.get("adaptive", [])]
+        told = [row.get("wrong_and_unflagged") for row in m.get("adaptive", [])]
+        aware = [share for share in told if share is not None]
         benign = m.get("benign_corruptions", [])
         area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
         cells = [
@@ -374,7 +386,7 @@ def released_table(released: list[Checkpoint]) -> str:
             percent(first.get("accuracy")),
             area,
             percent(max(aware, default=None)),
-            percent(next((row["flagged"] for row in benign if row["name"].startswith("random signs")), None)),
+            percent(next((row.get("flagged") for row in benign if row["name"].startswith("random signs")), None)),
             str(m.get("images", "")),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -77,7 +77,7 @@ def released_detection(c: Checkpoint) -> list[dict[str, Any]]:
         for row in [*c.metrics[name], *(c.metrics.get("slow", []) if kind == "attack" else [])]:
             config = AttackConfig.of(row) if kind == "attack" and "attack" not in row else None
             said = {k: row[k] for k in wanted if k in row}
-            images = row.get("images", c.metrics["images"])
+            images = row.get("images") or c.metrics.get("images", 0)
             rows.append({"kind": kind, "name": config.describe() if config else row["name"], "images": images, **said})
     return rows
 

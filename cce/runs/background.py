@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cce.training.run_folder import process_start
+
+log = logging.getLogger(__name__)
 
 _NICENESS = 10
 _children: list[subprocess.Popen[bytes]] = []
@@ -94,22 +97,28 @@ def send(pid: int, number: signal.Signals, session: bool) -> None:
             os.kill(pid, number)
 
 
-def repeat(
-    work: Callable[[], None], seconds: float, name: str, failures: tuple[type[Exception], ...]
-) -> threading.Thread:
+def repeat(work: Callable[[], None], seconds: float, name: str) -> threading.Thread:
     """Do `work` again and again, for as long as this process lives, in a thread that does not keep it alive.
+
+    Whatever it raises is logged, once as long as it stays the same, and it is tried again the next time.
 
     Args:
         work: what is done.
         seconds: between two times.
         name: of the thread.
-        failures: what may go wrong and is tried again the next time.
     """
 
     def keep_on() -> None:
+        last = ""
         while True:
-            with contextlib.suppress(*failures):
+            try:
                 work()
+                last = ""
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}"
+                if words != last:
+                    log.exception("%s: %s; it goes on", name, words)
+                last = words
             time.sleep(seconds)
 
     thread = threading.Thread(target=keep_on, name=name, daemon=True)

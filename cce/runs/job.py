@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cce.config import TrainConfig, from_json
+from cce.config.shapes import Misfit
 from cce.machine.files import write_atomically
 from cce.runs.background import alive
 from cce.training.run_folder import RunError, RunFolder
+from cce.training.run_record import JOB, STATUS, read_record
 
 LIVE = ("running", "stopping")
 
@@ -108,11 +110,18 @@ class Job:
 
 
 def read_job(path: Path) -> Job | None:
-    """A run from its files, None for a folder that is no run."""
+    """A run from its files, None for a folder that is no run.
+
+    Raises:
+        JobError: a file of another shape; the message names it.
+    """
     folder = RunFolder(path)
     if not (path / "config.json").exists():
         return None
-    record, status = _read(path / "job.json"), _read(path / "status.json")
+    try:
+        record, status = read_record(path / "job.json", JOB), read_record(path / "status.json", STATUS)
+    except Misfit as error:
+        raise JobError(str(error)) from error
     state, error = _state(record, status)
     if state == "finished" and not (folder.checkpoint / "config.json").exists():
         state, error = "failed", "it was trained, but its ensemble was not saved; resume it to save it"
@@ -139,14 +148,6 @@ def tail(path: Path, lines: int) -> list[str]:
         return []
     seen = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
     return [line for line in seen if line][-lines:]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _state(record: dict[str, Any], status: dict[str, Any]) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import signal
@@ -36,6 +37,8 @@ from cce.training.run_folder import RunError, RunFolder, process_start
 from cce.training.state import AVERAGE, under
 
 CPU = torch.device("cpu")
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """How long a trainer may take to stop before it is killed."""
@@ -73,10 +76,23 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Every run: live ones first, then those in line, then the others, the newest first."""
-        found = [job for job in map(read_job, self._folders()) if job]
+        return self.look()[0]
+
+    def look(self) -> tuple[list[Job], dict[str, str]]:
+        """Every run, as `all` gives them; and the folders that are left out, with the reason."""
+        found, left_out = [], {}
+        for path in self._folders():
+            try:
+                if job := read_job(path):
+                    found.append(job)
+            except RunError as error:
+                left_out[path.name] = str(error)
+            except Exception as error:  # whatever is in one folder, the others stay
+                log.exception("the run folder %s cannot be read", path)
+                left_out[path.name] = f"it cannot be read ({type(error).__name__})"
         in_line = [job.name for job in sorted(found, key=lambda j: j.asked_at) if job.state == "queued"]
         placed = [job.placed(in_line) for job in found]
-        return sorted(placed, key=lambda j: (not j.live, j.place or 1e9, -j.created))
+        return sorted(placed, key=lambda j: (not j.live, j.place or 1e9, -j.created)), left_out
 
     def get(self, name: str | None) -> Job:
         """The run of that name.
@@ -84,9 +100,12 @@ class Jobs:
         Raises:
             JobError: there is none.
         """
-        for job in self.all():
+        jobs, left_out = self.look()
+        for job in jobs:
             if job.name == name:
                 return job
+        if name in left_out:
+            raise JobError(f"the run {name} cannot be read: {left_out[name]}")
         raise JobError(f"there is no run called {name!r}")
 
     def checkpoints(self) -> list[Path]:
@@ -181,11 +200,14 @@ class Jobs:
         return self.get(new)
 
     def delete(self, name: str) -> None:
-        """Remove a run that is not running, with its ensemble."""
+        """Remove a run that is not running, with its ensemble; of a symbolic link, the link alone."""
         with self._changing():
             job = self.get(name)
             if job.live:
                 raise JobError(f"{name} is running; stop it before you delete it")
+            if job.folder.path.is_symlink():  # what it points to is not ours to delete
+                job.folder.path.unlink()
+                return
             gone = self.root / f".deleted-{name}-{time.time_ns()}"
             job.folder.path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -235,7 +257,7 @@ class Jobs:
 
     def watch(self, seconds: float = 1.0) -> threading.Thread:
         """Tend for as long as this process lives, in a thread that does not keep it alive."""
-        return repeat(self.tend, seconds, "jobs", (OSError, RunError))
+        return repeat(self.tend, seconds, "jobs")
 
     def _tend(self, besides: int | None = None) -> None:
         reap()
@@ -253,9 +275,11 @@ class Jobs:
         """Start the trainer."""
         started = {**job.record, "state": "started", "started_at": time.time()}
         try:
-            pid = spawn(job.record["command"], job.folder.path / "log.txt")
-        except OSError as error:
-            write_record(job.folder, {**started, "error": f"it could not be started: {error.strerror}"})
+            command = job.record.get("command") or self._command(job.folder, job.record.get("device", "auto"))
+            pid = spawn(command, job.folder.path / "log.txt")
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the command
+            reason = getattr(error, "strerror", None) or str(error)
+            write_record(job.folder, {**started, "error": f"it could not be started: {reason}"})
             return
         write_record(job.folder, {**started, "pid": pid, "pid_start": process_start(pid), "leads": True})
 

@@ -8,6 +8,7 @@ Tokens stay in memory: in no file, in no log.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from cce.runs.background import repeat
 from cce.runs.job import Job, JobError, write_record
 from cce.runs.queue import Jobs
 from cce.training.run_folder import RunError, RunFolder
+
+log = logging.getLogger(__name__)
 
 FLAVORS = ("t4-small", "l4x1", "a10g-small", "a100-large", "h200", "cpu-upgrade")
 """Machines to choose from, by their names on Hugging Face Jobs."""
@@ -130,10 +133,12 @@ class Remote:
                     self.mirror(job.name)
                 except HubError as error:
                     self._note(job, problem=str(error))
+                except (OSError, RunError, KeyError) as error:  # one run's trouble is not the others'
+                    log.warning("%s could not be mirrored: %s", job.name, error)
 
     def watch(self, seconds: float = 20.0) -> threading.Thread:
         """Mirror for as long as this process lives."""
-        return repeat(self.mirror_all, seconds, "remote runs", (OSError, RunError))
+        return repeat(self.mirror_all, seconds, "remote runs")
 
     def _launch(self, folder: RunFolder, name: str, repository: str, flavor: str, api: Any) -> None:
         with speaking(name):

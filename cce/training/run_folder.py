@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cce.config import ConfigError, TrainConfig, from_json, to_json
+from cce.config.json_files import JsonError, read_json
+from cce.config.shapes import Misfit
 from cce.machine import locks
 from cce.machine.files import write_atomically, written_beside
-
-STATES = ("queued", "running", "stopping", "stopped", "finished", "failed")
+from cce.training.run_record import STATES as STATES
+from cce.training.run_record import STATUS, metrics_rows, read_record
 
 
 class RunError(RuntimeError):
@@ -41,6 +43,7 @@ def refusing(what: str) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason.removeprefix("I/O error: ")
         raise RunError(
             f"cannot write {what}: {reason}; what was saved before is kept. "
             "Make room, or give another folder, and run the same command again"
@@ -128,12 +131,19 @@ class RunFolder:
         return RunLock(self)
 
     def config(self) -> dict[str, Any]:
-        """The run's config as it was written."""
+        """The run's config as it was written.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         path = self.path / "config.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            values = read_json(path, finite=True)
+        except (OSError, JsonError) as error:
             raise RunError(f"{path} cannot be read ({error}); start the run anew") from error
+        if not isinstance(values, dict):
+            raise RunError(f"{path} is not a JSON object; start the run anew")
+        return values
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace `status.json`: the state, this process with its start time, a heartbeat, and `more`."""
@@ -149,18 +159,19 @@ class RunFolder:
             write_atomically(self.path / "status.json", json.dumps(status) + "\n")
 
     def status(self) -> dict[str, Any]:
-        """`status.json`, or state `queued` where there is none yet."""
+        """`status.json`, or state `queued` where there is none yet, or none that can be read."""
         try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return read_record(self.path / "status.json", STATUS) or {"state": "queued"}
+        except Misfit:
             return {"state": "queued"}
 
     def machines(self) -> tuple[str, ...]:
         """The machines that have worked on the run, in turn."""
         try:
-            return tuple(json.loads((self.path / "machines.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            names = read_json(self.path / "machines.json")
+        except (OSError, JsonError):
             return ()
+        return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
     def note_machine(self, name: str, anew: bool = False) -> None:
         """Add a machine to the list of those that worked on the run; `anew` begins the list again."""
@@ -188,18 +199,18 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of `metrics.jsonl`; a half-written last line is passed over."""
+        """The whole lines of `metrics.jsonl` that fit; a half-written last line is passed over."""
+        return self.read_metrics()[0]
+
+    def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The lines of `metrics.jsonl` that fit, and in words those that do not."""
         try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            content = (self.path / "metrics.jsonl").read_bytes()
         except FileNotFoundError:
-            return []
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
+            return [], []
+        except OSError as error:
+            return [], [f"metrics.jsonl: {error.strerror}"]
+        return metrics_rows(content.decode("utf-8", "replace").splitlines())
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""

@@ -32,7 +32,7 @@ def test_a_busy_port_is_said_plainly():
 def test_help_tells_the_options():
     done = run("--help")
     assert done.returncode == 0
-    for option in ("--port", "--host", "--checkpoints", "--data", "--device", "--mcp"):
+    for option in ("--port", "--host", "--allow-host", "--checkpoints", "--data", "--device", "--mcp"):
         assert option in done.stdout
 
 
@@ -45,7 +45,7 @@ def test_everything_is_written_below_the_studio_s_home(monkeypatch: pytest.Monke
     spec = importlib.util.spec_from_file_location("app_script", ROOT / "app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "tmp")
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "tmp" / f"process-{os.getpid()}")
     assert os.environ["CCE_DATA"] == str(tmp_path / "data")
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert module.parse([]).host == "0.0.0.0"

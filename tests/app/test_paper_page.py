@@ -21,6 +21,7 @@ from cce.attacks import gradient as attacks
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.config import CCE_DM, CCE_RM, ModelConfig
+from cce.data.datasets import CLASS_NAMES
 from cce.models import Ensemble
 from cce.paper import printed as paper
 from cce.paper.cells import AT_RELEASE, NO_CHECKPOINT, NOT_AT_RELEASE
@@ -47,7 +48,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     torch.manual_seed(0)
     for name, defense, accuracy in (("rm", CCE_RM, 0.46), ("dm", CCE_DM, 0.02)):
         model = Ensemble(ModelConfig("resnet20", 2, 10, (3, 32, 32))).eval()
-        made = Checkpoint(name, model, "cifar10", tuple("abcdefghij"), defense, {})
+        made = Checkpoint(name, model, "cifar10", CLASS_NAMES["cifar10"], defense, {})
         checkpoints.save(made, folder / name)
         (folder / name / "metrics.json").write_text(json.dumps(metrics(accuracy)))
     return Studio(Registry([folder], "cpu"), tmp_path_factory.mktemp("data"))
@@ -207,7 +208,7 @@ def test_recipes_for_detection_stand_side_by_side(tmp_path: Path):
     hardened["natural"] |= {"wrong_and_unflagged": 0.1}  # the other has none: left out
     hardened["attacks"][0]["auc"] = plain["attacks"][0]["auc"] = 0.987
     made = [
-        Checkpoint(name, model, "cifar10", tuple("abcdefghij"), defense, {}, metrics=found)
+        Checkpoint(name, model, "cifar10", CLASS_NAMES["cifar10"], defense, {}, metrics=found)
         for name, defense, found in (("dm", CCE_DM, plain), ("rm", CCE_RM, plain), ("dm-hardened", CCE_DM, hardened))
     ]
     (one,) = trades(made)

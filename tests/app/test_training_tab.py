@@ -127,3 +127,17 @@ def test_the_whole_page_builds_with_training_off(tmp_path: Path):
     blocks = build(off).blocks.values()
     assert any("Training is off." in str(getattr(b, "value", "")) for b in blocks)
     assert [b.interactive for b in blocks if getattr(b, "elem_id", None) == "train-start"] == [False]
+
+
+def test_without_a_run_duplicate_says_what_to_do(page: tab._Page):
+    with pytest.raises(JobError, match="choose one in the list"):
+        page.duplicated(None)
+
+
+def test_a_folder_that_cannot_be_read_is_named_on_the_page(page: tab._Page, studio: Studio):
+    page.started(*typed(page, "mine"))
+    stamp, *_ = page.looked(None, None)
+    RunFolder(studio.training.jobs.root / "bad").create({})
+    (studio.training.jobs.root / "bad" / "job.json").write_text('{"remote": "x"}')
+    anew = page.looked(None, stamp)
+    assert any(isinstance(part, str) and "<b>bad</b>" in part and "remote" in part for part in anew)

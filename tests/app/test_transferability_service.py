@@ -59,7 +59,7 @@ def test_cancel_stops_it_within_a_second(studio: Studio):
 
     def measure():
         try:
-            service.measure(studio, "tiny-three", 360, AttackConfig("pgd", 0.1, 0.01, 500), work=work)
+            service.measure(studio, "tiny-three", 360, AttackConfig("pgd", 0.1, 0.01, 130), work=work)
         except CancelledWork:
             ended.append(time.process_time())
 

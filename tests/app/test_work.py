@@ -7,7 +7,8 @@ from concurrent.futures import Future
 import pytest
 
 from app import long_work
-from app.services.work import CancelledWork, Work
+from app.services.work import MOST_STEPS, CancelledWork, Work, check_work
+from cce.config import ConfigError
 
 
 def test_the_time_left_follows_from_the_time_taken():
@@ -77,3 +78,23 @@ def test_a_page_has_one_work_in_a_place_and_a_new_one_stops_the_old():
 def test_the_bar_is_escaped_and_says_how_far_it_is():
     shown = long_work.bar("<b>", 0.256, "about 3 s left")
     assert "<b>" not in shown and 'aria-valuenow="26"' in shown and "26 %, about 3 s left" in shown
+
+
+def test_pages_that_vanish_leave_no_more_works_than_the_table_holds():
+    running = long_work.fresh("place", "at work")
+    running.begin()
+    for i in range(5000):
+        long_work.fresh("place", f"page {i}")
+        long_work.current("other place", f"page {i}")
+    assert len(long_work._works) == long_work.MOST_WORKS
+    assert long_work.current("place", "at work") is running and not running.cancelled
+    for i in range(5000):
+        long_work.forget(f"page {i}")
+    long_work.forget("at work")
+    assert not long_work._works
+
+
+def test_a_call_has_an_end_to_its_work():
+    check_work(MOST_STEPS, "x")
+    with pytest.raises(ConfigError, match=r"400,000,000 steps \(4 attacks\); at most 200,000"):
+        check_work(4e8, "4 attacks")

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.compact import halve, kept_as, quarter
 from cce.checkpoints.folder import FILES, Checkpoint, CheckpointError, load, released, save, training_record
 from cce.config import CCE_DM, CCE_RM, NAT, ConfigError, Detector, Phase, TrainConfig, to_json
@@ -84,7 +86,7 @@ def test_a_failed_save_leaves_the_old_weights(made, folder, monkeypatch):
     monkeypatch.setattr(runs.os, "replace", fail)
     with torch.no_grad():
         made.model.members[0].head.bias += 1
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint .*No space left"):
         save(made, folder)
     after = load_file(folder / "model.safetensors")
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -170,7 +172,7 @@ def test_a_missing_field_is_named(folder, name):
         ({"architecture": "cnn-mnist"}, "config.json and the weights disagree"),
         ({"members": 10**12}, "holds 2 members; config.json says members is 1000000000000"),
         ({"architecture": "resnet6000000002"}, "tensors are too few for resnet6000000002"),
-        ({"architecture": "cnn-cifar10", "input_shape": [3, 40000, 40000]}, "config.json and the weights disagree"),
+        ({"architecture": "cnn-cifar10", "input_shape": [3, 100, 100]}, "config.json and the weights disagree"),
     ],
 )
 def test_a_config_that_disagrees_with_the_weights(folder, change, words):
@@ -314,3 +316,43 @@ def test_released_lists_folders_with_a_config_by_name(made, tmp_path):
 def test_every_released_checkpoint_loads():
     for path in released():
         assert load(path).id == path.name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": list("abcdefghij")}, "those of digits are 0, 1, 2, 3"),
+        ({"classes": [[1]] * 10}, "it must be a list of names"),
+        ({"id": "a\nb"}, "printable"),
+        ({"id": "x" * 5000}, "printable"),
+        ({"members": math.inf}, "members is inf"),
+        ({"members": 10**400}, "members is inf"),
+        ({"architecture": "resnet" + "9" * 5000}, "cannot be used"),
+        ({"input_shape": [1, 10**6, 10**6]}, "at most 128 pixels a side"),
+    ],
+)
+def test_what_a_stranger_may_write_into_the_config_is_refused_in_words(folder, change, words):
+    edit(folder, **change)
+    refused(folder, str(folder / "config.json"), words)
+
+
+def test_deep_nesting_is_refused_in_words(folder):
+    (folder / "config.json").write_text('{"a":' * 3000 + "1" + "}" * 3000)
+    refused(folder, "nested more than 32 deep")
+
+
+def test_a_training_record_that_does_not_fit_is_left_out_and_named(folder):
+    edit(folder, training={"config": {}, "images_seen": "many"})
+    checkpoint = load(folder)
+    assert checkpoint.training == {} and "training" in checkpoint.left_out[0]
+
+
+def test_a_full_disk_is_told_in_words(made, folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    before = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(checkpoints, "save_file", fail)
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint .*No space left on device"):
+        save(made, folder)
+    assert (folder / "model.safetensors").read_bytes() == before

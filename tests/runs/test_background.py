@@ -12,7 +12,6 @@ import pytest
 
 from cce.runs import background
 from cce.runs.background import alive, put_behind, spawn
-from cce.runs.job import JobError
 from cce.training.run_folder import process_start
 
 SPIN = [sys.executable, "-c", "while True: pass"]
@@ -69,17 +68,21 @@ def test_a_process_that_is_gone_is_passed_over():
     assert not alive(child.pid, None) and not alive(None, None)
 
 
-def test_what_is_repeated_goes_on_after_a_failure():
+def test_what_is_repeated_goes_on_after_any_failure_and_says_so_once(caplog: pytest.LogCaptureFixture):
     done = []
 
     def work() -> None:
         done.append(1)
-        if len(done) == 1:
-            raise JobError("once")
+        if len(done) < 4:
+            raise TypeError("a wrong kind" if len(done) < 3 else "another")
 
-    thread = background.repeat(work, 0.01, "test", (JobError,))
+    thread = background.repeat(work, 0.01, "jobs")
     end = time.monotonic() + 20
-    while len(done) < 3:
+    while len(done) < 6:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert thread.daemon
+    assert thread.daemon and thread.is_alive()
+    assert [r.getMessage() for r in caplog.records if r.name == "cce.runs.background"] == [
+        "jobs: TypeError: a wrong kind; it goes on",
+        "jobs: TypeError: another; it goes on",
+    ]

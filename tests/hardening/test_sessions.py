@@ -1,0 +1,36 @@
+"""Visitors who never come back: the Studio remembers the last few hundred, within 300 MB of its start.
+
+`python -m benchmarks.load` has 5,000 of them, through a server.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from app import interface, long_work
+from app.studio import Studio
+
+pytestmark = pytest.mark.slow
+
+
+def resident() -> float:
+    """MB of memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def test_memory_is_bounded_whatever_number_of_sessions(studio: Studio):
+    demo = interface.build(studio)
+    app, _, _ = demo.launch(prevent_thread_lock=True, **interface.launch_settings())
+    try:
+        assert app.state_holder.capacity == interface.SESSIONS <= 500
+        app.state_holder["first"]
+        before = resident()
+        for i in range(400):
+            app.state_holder[f"session {i}"]
+            long_work.fresh("attack", f"session {i}")
+        assert len(app.state_holder.session_data) <= interface.SESSIONS
+        assert len(long_work._works) <= long_work.MOST_WORKS
+        assert resident() - before < 300
+    finally:
+        demo.close()
