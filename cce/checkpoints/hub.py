@@ -129,7 +129,7 @@ def push(folder: Path, repository: str, token: str, *, private: bool = True, api
         if private and _is_public(api, repository):
             raise HubError(
                 f"{repository} is on the Hub already and is public: everybody would see what is pushed. Say that it "
-                "may be public (--public), or take another name"
+                "may be public, or take another name"
             )
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(

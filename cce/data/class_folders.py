@@ -176,12 +176,12 @@ def _reason(error: PictureError) -> str:
 
 def _bad_words(bad: Sequence[str], count: int) -> str:
     if len(bad) == 1:
-        return f"{bad[0]}; replace it or take it away, or leave it out with --skip-bad"
+        return f"{bad[0]}; replace it or take it away, or have it skipped (skip-bad on the command line)"
     lines = [*bad[:MOST_NAMED], *([f"and {len(bad) - MOST_NAMED} others"] if len(bad) > MOST_NAMED else [])]
     return (
         f"{len(bad)} of {count} pictures cannot be read:\n"
         + "\n".join(f"  {line}" for line in lines)
-        + "\nreplace them or take them away, or leave them out with --skip-bad"
+        + "\nreplace them or take them away, or have them skipped (skip-bad on the command line)"
     )
 
 

@@ -117,7 +117,7 @@ def read_layout(folder: Path | str) -> Layout:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; --data-dir takes a folder with a subfolder for each class")
+        raise DataError(f"there is no folder {folder}; own pictures are a folder with a subfolder for each class")
     notes = _Notes()
     parts = _parts(folder, notes)
     train, test = _classes(parts[0], notes), None

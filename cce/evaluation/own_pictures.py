@@ -103,8 +103,8 @@ def missing(checkpoint: Checkpoint) -> DataError:
     was = config.get("data_dir") if isinstance(config, dict) else None
     where = f" in {was}, which is not here" if isinstance(was, str) and Path(was).is_absolute() else ""
     return DataError(
-        f"{checkpoint.id} was trained on the pictures of {checkpoint.dataset!r}{where}; name their folder by "
-        "--data-dir: one subfolder for each class"
+        f"{checkpoint.id} was trained on the pictures of {checkpoint.dataset!r}{where}; name their folder "
+        "(data-dir on the command line), with a subfolder for each class"
     )
 
 

@@ -434,8 +434,8 @@ def refuse_collapse(
         mean = sum(entropies) / len(entropies)
         raise TrainingError(
             f"collapsed: the mean entropy on clean images was {mean:.3f} of at most {uniform:.3f} nats for an epoch. "
-            f"{_advice(defense)}, or go on all the same with --keep-going; the last state is kept. Classes that look "
-            "alike end so too"
+            f"{_advice(defense)}, or go on all the same (keep-going on the command line); the last state "
+            "is kept. Classes that look alike end so too"
         )
 
 

@@ -134,7 +134,9 @@ def test_other_classes_are_told_apart_before_a_picture_is_read(
 def test_a_folder_that_is_gone_is_asked_for(words, save, capsys):
     folder = str(save("/gone"))
     assert main([folder if word == "F" else word for word in words.split()]) == 1
-    assert "was trained on the pictures of 'pets'; name their folder by --data-dir" in (capsys.readouterr().err)
+    assert "was trained on the pictures of 'pets'; name their folder (data-dir on the command line)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_picture_of_ones_own_needs_no_folder(save, pets, capsys):
