@@ -1,6 +1,7 @@
 # make app    set up and run the Studio on http://127.0.0.1:7860
 # make test   set up and run every check and test
 # make quick  the tests that take the least time: no browser, no processes, no training runs
+# make sanitize  the native code under AddressSanitizer and ThreadSanitizer: its tests, and a stress of many threads
 # make lint   set up and run ruff alone
 # make sbom   list what is installed, with versions and licences, in sbom.json
 # make audit  look up known faults of what is installed; needs a network
@@ -33,7 +34,7 @@ QUICK := tests/test_packages.py tests/test_how_to.py tests/config tests/data/tes
 export CHROMIUM
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: app test quick lint sbom audit browser clean
+.PHONY: app test quick sanitize lint sbom audit browser clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app-installed
@@ -46,6 +47,19 @@ test: $(VENV)/.dev-installed browser
 quick: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(QUICK) $(PYTEST_ARGS)
+
+# The sanitizer's runtime is loaded before Python. PyTorch is not instrumented, nor are its OpenMP threads: the library
+# takes threads of its own here. ThreadSanitizer needs memory in its usual places (setarch).
+SANITIZED = CCE_STUDIO_NATIVE_THREADS=own PYTHONPATH=. LD_PRELOAD="$$($${CXX:-g++} -print-file-name=$(1))"
+ASAN = CCE_STUDIO_NATIVE_FLAGS="-fsanitize=address --param asan-instrumentation-with-call-threshold=0 -g1 -O1" \
+  ASAN_OPTIONS=detect_leaks=0 $(call SANITIZED,libasan.so)
+TSAN = CCE_STUDIO_NATIVE_FLAGS="-fsanitize=thread -g1 -O1" \
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1:exitcode=66 $(call SANITIZED,libtsan.so)
+
+sanitize: $(VENV)/.dev-installed
+	$(ASAN) $(BIN)/python tests/sanitize/stress.py
+	$(ASAN) $(BIN)/python -m pytest -q -n 0 tests/kernels --ignore tests/kernels/test_library.py
+	$(TSAN) setarch -R $(BIN)/python tests/sanitize/stress.py
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 `python -m benchmarks.training`: ResNet-20 x 2, PGD k=10, batch 128, pixels and labels of noise. The plain step
 is what one would write first: float32, contiguous NCHW, the members as they are, an unfused Adam. The fast step
-is the trainer's: bfloat16 in channels-last where the processor has it, else `cce.kernels`; examples searched on
-a copy with batch norm folded in; and `compile` where a compiler is there. Examples differ by rounding, so
-gradients are compared on the plain step's examples.
+is the trainer's: bfloat16 in channels-last where the processor has it, examples searched on a copy with batch norm
+folded in. It is timed the library way (PyTorch alone), compiled where a compiler is there, and with native code.
+Examples differ by rounding, so gradients are compared on the plain step's examples: those of the weights, and those
+of the pixels that the search climbs.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ def main(words: list[str] | None = None) -> int:
     x, labels = torch.rand(options.batch, 3, 32, 32, device=device), torch.arange(options.batch, device=device) % 10
 
     works: dict[str, Callable[[], object]] = {"plain float32": plain_stepping(model, x, labels, options.steps)}
-    works["fast"] = fast_stepping(model, x, labels, options.steps, compiled=False)
+    works["library way"] = fast_stepping(model, x, labels, options.steps, native=False)
     if not options.no_compile:
-        works["fast, compiled"] = fast_stepping(model, x, labels, options.steps, compiled=True)
+        works["library way, compiled"] = fast_stepping(model, x, labels, options.steps, compiled=True, native=False)
+    if device.type == "cpu" and kernels.available():
+        works["with native code"] = fast_stepping(model, x, labels, options.steps)
     wait = torch.cuda.synchronize if device.type == "cuda" else None
     times = side_by_side(works, rounds=options.rounds, seconds=options.seconds, wait=wait)
 
@@ -70,6 +73,9 @@ def main(words: list[str] | None = None) -> int:
         for name, one in times.items()
     ]
     ratios = {"training.vs_float32": max(row["ratio"] for row in rows[1:])}
+    if "with native code" in times:
+        library = min(one.seconds(options.clock) for name, one in times.items() if name.startswith("library"))
+        ratios["training.native_vs_library"] = library / times["with native code"].seconds(options.clock)
     rows += gradient_rows(model, x, labels)
     if options.accuracy:
         rows += accuracy_rows(options, device)
@@ -140,16 +146,19 @@ def plain_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int) -> C
     return step
 
 
-def fast_stepping(source: Ensemble, x: Tensor, labels: Tensor, steps: int, compiled: bool) -> Callable[[], object]:
+def fast_stepping(
+    source: Ensemble, x: Tensor, labels: Tensor, steps: int, compiled: bool = False, native: bool = True
+) -> Callable[[], object]:
     """The trainer's step as a call."""
     model = copy.deepcopy(source).to(memory_format=torch.channels_last)
-    use_kernels(model)
+    if native:
+        use_kernels(model)
     reach = STEP_SIZE * steps / EPSILON
     phase = Phase("CCE-RM", 1, CCE_RM, TrainingAttack((steps, steps), (EPSILON, EPSILON), (reach, reach)))
     config = TrainConfig("cifar10", model.config, (phase,), batch_size=len(x))
     optimizer = make_optimizer(model, config)
     dtype = fast_dtype(x.device)
-    search = SearchCopy(model, dtype, compile=compiled)
+    search = SearchCopy(model, dtype, compile=compiled, native=native)
     forwards: list[Any] = list(model.members)
     if compiled:
         forwards = [torch.compile(member, dynamic=False) for member in forwards]
@@ -171,6 +180,7 @@ def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str,
     for dropout in (m for m in source.modules() if isinstance(m, torch.nn.Dropout)):
         dropout.p = 0.0  # the two would drop different activations
     plain, fast = copy.deepcopy(source), copy.deepcopy(source).to(memory_format=torch.channels_last).train()
+    use_kernels(fast)
     with kernels.turned_off():
         plain_loss(plain, x, labels, examples).backward()
     inputs = torch.cat([x, *examples]).contiguous(memory_format=torch.channels_last)
@@ -179,8 +189,24 @@ def gradient_rows(source: Ensemble, x: Tensor, labels: Tensor) -> list[dict[str,
             logits = member(inputs).float()
         loss_terms([n], logits.view(1, 3, len(x), -1), labels, CCE_RM).total(CCE_RM).backward()
     wanted, found = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (plain, fast))
+    search = SearchCopy(source, fast_dtype(x.device))
+    climbed = [pixel_gradient(model, examples[0], labels) for model in (copy.deepcopy(source).eval(), search.model)]
+    return [
+        apart("gradient of the step", wanted, found),
+        apart(f"gradient of the search ({search.precision})", *climbed),
+    ]
+
+
+def pixel_gradient(model: Ensemble, x: Tensor, labels: Tensor) -> Tensor:
+    """What PGD on the ensemble climbs by, flat."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(F.nll_loss(model(x), labels, reduction="sum"), x)[0].flatten()
+
+
+def apart(name: str, wanted: Tensor, found: Tensor) -> dict[str, Any]:
+    """How far a gradient is from the plain one: cosine, and relative distance."""
     cosine = F.cosine_similarity(wanted, found, dim=0).item()
-    return [{"step": "gradient", "cosine": cosine, "distance": ((found - wanted).norm() / wanted.norm()).item()}]
+    return {"step": name, "cosine": cosine, "distance": ((found - wanted).norm() / wanted.norm()).item()}
 
 
 def accuracy_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:

@@ -26,19 +26,22 @@ class SearchCopy:
     for one size or takes a few at a time itself, and in the step where batch norm needs the batch whole. `graphs`
     records what a training step computes on a GPU. `precision` says in words what it computes in.
 
-    Several threads may search on it; `refresh` is for one thread, while no other searches.
+    Without `native` it is PyTorch's alone. Several threads may search on it; `refresh` is for one thread, while no
+    other searches.
     """
 
-    def __init__(self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:
+    def __init__(
+        self, source: Ensemble, dtype: torch.dtype = torch.bfloat16, compile: bool = False, native: bool = True
+    ) -> None:
         self.source = source
         self.model = copy.deepcopy(source)
         self._folded = fold(source, self.model)
         self.model.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
         kinds = {p.device.type for p in source.parameters()}
-        if kinds == {"cpu"}:
+        if kinds == {"cpu"} and native:
             use_kernels(self.model)
         residual = [member for member in self.model.members if is_whole(member)]
-        whole = bool(residual) and kinds == {"cpu"} and available()
+        whole = bool(residual) and kinds == {"cpu"} and native and available()
         self._exact = SearchCopy(source, torch.float32) if whole and dtype != torch.float32 and not compile else None
         self.precision = str(dtype).removeprefix("torch.") + (", gradients in float32" if self._exact else "")
         self.networks: list[Network] = []
