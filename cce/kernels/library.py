@@ -1,8 +1,9 @@
 """The compiled library: found or compiled at first use, verified, and checked against PyTorch before it is used.
 
-It is compiled once, in some ten seconds, and kept in `CCE_STUDIO_HOME/native`, or `~/.cache/cce-studio/native`. Where
-that cannot be done there is no library, one line in the log says why, and PyTorch computes: no compiler, a folder that
-cannot be written, a folder that another user could write to, or results that differ from PyTorch's.
+It is compiled once, in some ten seconds, and kept in `CCE_STUDIO_HOME/native`, or `~/.cache/cce-studio/native`: in the
+first that is set, found in either. Where that cannot be done there is no library, one line in the log says why, and
+PyTorch computes: no compiler, a folder that cannot be written, a folder that another user could write to, or results
+that differ from PyTorch's.
 `CCE_STUDIO_NATIVE=0` turns it off.
 """
 
@@ -145,23 +146,28 @@ def compiled(compiler: str, *more: str) -> Path:
         OSError, subprocess.SubprocessError: it cannot be written, or the compiler fails.
     """
     flags = (*FLAGS, *more, *os.environ.get("CCE_STUDIO_NATIVE_FLAGS", "").split())
-    home = os.environ.get("CCE_STUDIO_HOME") or "~/.cache/cce-studio"
-    folder = Path(home).expanduser() / "native"
+    usual = Path("~/.cache/cce-studio").expanduser()
+    home = Path(os.environ.get("CCE_STUDIO_HOME") or usual).expanduser()
+    name = f"cce-{_key(compiler, flags)}.so"
+    for kept in (home / "native" / name, usual / "native" / name):
+        if is_whole(kept):
+            check_private(kept.parent)
+            return kept
+    folder = home / "native"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private(folder)
-    target = folder / f"cce-{_key(compiler, flags)}.so"
-    if not is_whole(target):
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            objects = {str(Path(place) / f"{source.stem}.o"): source for source in sorted(SOURCE.glob("*.cpp"))}
-            made = Path(place) / target.name
-            _run(*([compiler, *flags, "-c", "-o", to, str(source)] for to, source in objects.items()))
-            _run([compiler, *flags, "-shared", "-o", str(made), *objects])
-            with made.open("r+b") as file:  # a loader reads nothing behind the last section
-                file.write(hashlib.sha256(file.read()).digest())
-                file.flush()
-                os.fsync(file.fileno())
-            made.chmod(0o600)
-            os.replace(made, target)
+    target = folder / name
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        objects = {str(Path(place) / f"{source.stem}.o"): source for source in sorted(SOURCE.glob("*.cpp"))}
+        made = Path(place) / target.name
+        _run(*([compiler, *flags, "-c", "-o", to, str(source)] for to, source in objects.items()))
+        _run([compiler, *flags, "-shared", "-o", str(made), *objects])
+        with made.open("r+b") as file:  # a loader reads nothing behind the last section
+            file.write(hashlib.sha256(file.read()).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        made.chmod(0o600)
+        os.replace(made, target)
     return target
 
 
