@@ -13,7 +13,7 @@ from app.services import detection as service
 from app.services.attacks import in_255ths
 from app.studio import Studio
 from app.upload_limit import MEGABYTES
-from cce.config import ATTACKS, AttackConfig, check, default_attack
+from cce.config import ATTACKS, AttackConfig, default_attack
 
 
 def build(studio: Studio) -> None:
@@ -51,7 +51,6 @@ def build(studio: Studio) -> None:
         """
         checkpoint = studio.registry.get(model)
         usual = in_255ths(default_attack(checkpoint.dataset).epsilon)
-        check(epsilons is None or isinstance(epsilons, list), "Epsilons is a list of numbers in 1/255, or null.")
         configs = service.attacks_from(checkpoint.dataset, attacks or [], [usual] if epsilons is None else epsilons)
         pictures = studio.collection(checkpoint)
         aware = min(service.AWARE, service.check_count(count))

@@ -70,7 +70,7 @@ def test_every_odd_argument_is_answered_in_words(name, page, capfd):
         ("attack", 0, "/etc/passwd", "image is '/etc/passwd'; it takes a picture file that was uploaded first"),
         ("attack", 2, {}, r"model is \{\}; it takes text"),
         ("detection", 1, ["none"], r"attacks is \['none'\]; it takes a list of some of pgd"),
-        ("detection", 2, 5, "Epsilons is a list of numbers"),
+        ("detection", 2, 5, "The epsilons are 5; they are a list"),
     ],
 )
 def test_the_words_name_the_argument_and_what_it_takes(name, place, value, words, page):

@@ -65,7 +65,7 @@ def test_cancel_stops_the_work_and_leaves_what_was_there(open_page: Callable[...
     source = page.locator("#transferability-source p")
     before = source.inner_text()
     steps = page.locator("#transferability-steps input")
-    steps.fill("500")
+    steps.fill("150")
     steps.blur()
     page.locator("#transferability-go").click()
     line = page.locator("#transferability-progress")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_a_full_disk_at_the_export_is_told(words, capsys, monkeypatch):
         "cce.training.trainer.Trainer.fit", lambda self, **k: setattr(self, "step", self.total_steps) or "finished"
     )
     monkeypatch.setattr("cce.checkpoints.folder.save_file", refuse)
-    assert "the ensemble cannot be saved: I/O error: No space left" in fails(words, capsys)
+    assert "cannot write the checkpoint" in fails(words, capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, words, capsys):
@@ -274,7 +275,7 @@ def test_the_list_groups_every_preset(capsys):
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in PRESETS)
     assert shown.splitlines()[0] == "Digits (bundled; minutes on two cores)"
-    assert "digits-adv                       ADV       1 x resnet8      30 epochs" in shown
+    assert re.search(r"digits-adv +ADV +1 x resnet8 +30 epochs\n", shown)
 
 
 def test_tensorboard_logs_hold_the_run(words, tmp_path):
