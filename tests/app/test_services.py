@@ -22,7 +22,7 @@ from cce.__main__ import main
 from cce.checkpoints import hub
 from cce.checkpoints.folder import CheckpointError
 from cce.checkpoints.hub import HubError
-from cce.config import AttackConfig, ConfigError, Detector
+from cce.config import CCE_DM, AttackConfig, ConfigError, Detector
 from cce.data import datasets as data
 from cce.data.datasets import DataError
 from cce.data.pictures import PictureError, to_png
@@ -348,7 +348,7 @@ def test_the_limits_quote_what_was_measured_and_say_what_was_not():
         ],
         "benign_corruptions": [{"name": "random signs of 8/255", "flagged": 0.99}],
     }
-    defense = SimpleNamespace(lambda_dm=5, lambda_pm=0)
+    defense = CCE_DM
     lines = " ".join(verdicts.limits(SimpleNamespace(detector=detector, metrics=metrics, defense=defense)))
     assert "random signs of 8/255, which attack nothing, are flagged on 99.0 % of pictures" in lines
     assert "wrong and unflagged on 90.0 % of 200 pictures (smooth 16 x 16)" in lines
