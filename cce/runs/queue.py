@@ -104,7 +104,7 @@ class Jobs:
         for job in jobs:
             if job.name == name:
                 return job
-        if name in left_out:
+        if isinstance(name, str) and name in left_out:
             raise JobError(f"the run {name} cannot be read: {left_out[name]}")
         raise JobError(f"there is no run called {name!r}")
 

@@ -120,7 +120,7 @@ def bad(folder, kind):
 
 
 FAULTS = {
-    "missing": "there is no folder .*nowhere; pictures of your own are a folder with a subfolder for each class",
+    "missing": "there is no folder .*nowhere; own pictures are a folder with a subfolder for each class",
     "one class": "has 1 subfolder; a data set has one for each class",
     "no picture in a class": "the class 'c' of .* has no picture for training",
     "few": "has 2 pictures for testing; it takes at least 20, 100 in all",
