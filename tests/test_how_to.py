@@ -23,9 +23,9 @@ GUIDE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(enco
 def test_a_defense_is_a_method_and_its_loss(monkeypatch, trainer):
     real = losses.loss_terms
 
-    def with_smoothing(members, logits, labels, defense):
+    def with_smoothing(members, logits, labels, defense, *more):
         if defense.method != "smoothed":
-            return real(members, logits, labels, defense)
+            return real(members, logits, labels, defense, *more)
         return losses._terms(F.cross_entropy(logits[0, 0], labels, label_smoothing=0.1))
 
     monkeypatch.setattr("cce.config.training.METHODS", ("smoothed", "nat", "adv-en", "adp", "cce"))

@@ -37,6 +37,7 @@ FLAVORS = ("t4-small", "l4x1", "a10g-small", "a100-large", "h200", "cpu-upgrade"
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 NEEDED = (
     *("torch", "torchvision", "numpy", "safetensors", "scikit-learn", "pillow", "tqdm", "plotly", "foolbox"),
+    "pillow_heif",
     "huggingface_hub",
 )
 """What the library imports, installed for the job in the versions that are here."""
@@ -85,7 +86,7 @@ class Remote:
             write_record(folder, {"state": "remote", "created": time.time(), "remote": {"stage": "SENDING"}})
         try:
             api = self.make_api(token)
-            with speaking(name):
+            with speaking(name, token):
                 repository = f"{api.whoami()['name']}/{name}"
                 api.create_repo(repository, private=True, exist_ok=False)
             self._launch(folder, name, repository, flavor, api)

@@ -97,7 +97,7 @@ def test_the_usual_width_is_still_computed_whole():
 
 def test_a_wide_ensemble_is_saved_and_loaded(tmp_path):
     model = made("resnet8-w32")
-    checkpoints.save(Checkpoint("wide", model, "cifar10", tuple("0123456789"), CCE_RM, {}), tmp_path / "wide")
+    checkpoints.save(Checkpoint("wide", model, "digits", tuple("0123456789"), CCE_RM, {}), tmp_path / "wide")
     loaded = checkpoints.load(tmp_path / "wide")
     assert loaded.model.config.architecture == "resnet8-w32"
     assert all(torch.equal(loaded.model.state_dict()[k], v) for k, v in model.state_dict().items())

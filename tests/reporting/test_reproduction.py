@@ -225,7 +225,7 @@ def test_an_auc_that_was_added_later_stands_beside_a_shipped_report_that_lacks_i
     beside = [{"name": "x", "accuracy": 0.5, "auc": 0.4}]
     c = released(CCE_DM, {**METRICS, "slow": [later], "adaptive": beside, "benign_corruptions": beside})
     c.folder = tmp_path
-    write_measurement(c, "detection", {"report": shipped.to_json()})
+    write_measurement(c, "detection", {"report": shipped.to_json(), "data": "4 images"})
     cells, _ = cells_of(["figure4"], [c], tmp_path, n=0)
     assert (cells["figure4/eps=8/255/AUC"].measured, cells["figure4/eps=8/255/AUC"].n) == (50.0, 4)
     added = cells["figure4/eps=12/255/AUC"]
