@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cce.checkpoints.folder import machine_name
-from cce.config import Defense, TrainConfig, check, default_attack, to_json
+from cce.config import TrainConfig, check, default_attack, to_json
 from cce.data.augmentation import augment
 from cce.data.datasets import Dataset
 from cce.data.picture_split import FILE as PICTURES
@@ -30,7 +30,8 @@ from cce.machine.files import write_atomically
 from cce.models import Ensemble, fast_dtype
 from cce.training import state as training_state
 from cce.training.averaging import Average, released
-from cce.training.monitoring import UNIFORM, monitor_line, monitoring_figures, monitoring_split, standing
+from cce.training.collapse import LEARNING, TrainingError, epoch_means, is_uniform, refuse_collapse
+from cce.training.monitoring import monitor_line, monitoring_figures, monitoring_split, standing
 from cce.training.parallel import ALONE, Team, share_batch_norm, share_batch_size
 from cce.training.run_folder import RunError, RunFolder, refusing
 from cce.training.state import Start
@@ -38,10 +39,6 @@ from cce.training.step import make_optimizer, train_step
 
 Log = Callable[[dict[str, Any]], None]
 """Called with every line of `metrics.jsonl`."""
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on: the message says why; the last good state is kept."""
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -229,7 +226,7 @@ class Trainer:
         logged = [r for r in rows if r["kind"] == "training"]
         self.epoch_entropy = [r["entropy_clean"] for r in logged if r["step"] > start]
         self.epoch_loss = [r["natural"] for r in logged if r["step"] > start]
-        self.lowest_loss = min(_epoch_means(logged, start, self.steps_per_epoch), default=math.inf)
+        self.lowest_loss = min(epoch_means(logged, start, self.steps_per_epoch), default=math.inf)
         return True
 
     def phase_at(self, step: int) -> tuple[int, float]:
@@ -396,54 +393,6 @@ class Trainer:
         """Where the run stands, for `status.json`."""
         place = {k: row[k] for k in ("step", "epoch", "phase", "loss", "seconds_left")}
         return {**place, "total_steps": self.total_steps, "seconds": self.seconds}
-
-
-def is_uniform(entropy: float, config: TrainConfig) -> bool:
-    """Whether a mean entropy in nats is within 2% of that of uniform predictions."""
-    return entropy > UNIFORM * math.log(config.model.classes)
-
-
-LEARNING = 0.005
-"""A clean loss that fell by this share of the lowest epoch's before is learning, however slowly."""
-
-
-def _epoch_means(rows: list[dict[str, Any]], before: int, steps_per_epoch: int) -> list[float]:
-    """The mean clean loss of each epoch that ended by step `before`."""
-    epochs: dict[int, list[float]] = {}
-    for row in rows:
-        if row["step"] <= before:
-            epochs.setdefault((row["step"] - 1) // steps_per_epoch, []).append(row["natural"])
-    return [sum(values) / len(values) for values in epochs.values()]
-
-
-def refuse_collapse(
-    entropies: list[float], classes: int, step: int, warm_up: int, defense: Defense | None = None
-) -> None:
-    """Stop a run whose predictions on clean images stayed uniform for an epoch after the warm-up.
-
-    Plain training (NAT) has nothing that drives predictions to be uniform: there they are uniform only as long as
-    nothing is learned, and the run goes on.
-
-    Raises:
-        TrainingError: it has collapsed; the advice fits the loss.
-    """
-    uniform = math.log(classes)
-    if defense is not None and defense.method == "nat":
-        return
-    if step > warm_up and entropies and min(entropies) > UNIFORM * uniform:
-        mean = sum(entropies) / len(entropies)
-        raise TrainingError(
-            f"collapsed: the mean entropy on clean images was {mean:.3f} of at most {uniform:.3f} nats for an epoch. "
-            f"{_advice(defense)}, or go on all the same (keep-going on the command line); the last state "
-            "is kept. Classes that look alike end so too"
-        )
-
-
-def _advice(defense: Defense | None) -> str:
-    """What may keep a loss from collapsing."""
-    if defense is not None and (defense.method != "cce" or not defense.lambda_dm):
-        return "Start with a longer natural phase, or train against a smaller epsilon"
-    return "Start with a longer natural phase or a lower lambda_dm"
 
 
 @contextmanager

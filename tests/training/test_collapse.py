@@ -87,4 +87,4 @@ def test_a_resumed_run_knows_the_losses_of_before(trainer, uniform):
     uniform(flat())
     made = trainer(phases=phases(replace(CCE_DM, lambda_dm=1.0)), evaluate_every=100, save_every=8)
     rows = [{"kind": "training", "step": s, "natural": v} for s, v in ((4, 2.0), (8, 1.0), (12, 9.0))]
-    assert training._epoch_means(rows, 8, 8) == [1.5] and made.lowest_loss == math.inf
+    assert training.epoch_means(rows, 8, 8) == [1.5] and made.lowest_loss == math.inf
