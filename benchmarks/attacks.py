@@ -2,11 +2,16 @@
 
 `python -m benchmarks.attacks`. Ratios: `attacks.pgd_vs_torchattacks`, `attacks.pgd_vs_foolbox` (PGD with 20 steps,
 an image counts as lost as soon as a step fools it, float32 verdicts on both sides) and
-`attacks.autoattack_vs_package` (the standard version). Ours is timed as `python -m cce evaluate` runs it,
+`attacks.autoattack_vs_package` (the standard version). Ours is also timed as one would first write it (plain float32:
+the ensemble as it is, all steps) and the library way (what the project does beside native code, PyTorch alone):
+`attacks.pgd_native_vs_library`, `attacks.autoattack_native_vs_library`. torch.compile has no row: it compiles anew for
+each number of images still left, in longer than the attack takes. Ours is timed as `python -m cce evaluate` runs it,
 verdicts included; of the peers, the attack and one float32 verdict on its result. What their steps did is looked
 at in a second run that is not timed. Images on which two verdicts of Auto-Attack, or of B&B, differ are counted and
 named. `--bb-n 16` adds `attacks.bb_vs_foolbox`: foolbox's B&B from the same PGD, image by image, since its steps are as
-long as its batch is large. Each part can be left out: `--n 0 --autoattack-n 100` is Auto-Attack alone.
+long as its batch is large. `--strength-n 500` compares what PGD finds by precision of the search: PyTorch's float32,
+native float32, and bfloat16; the verdicts are float32. Each part can be left out: `--n 0 --autoattack-n 100` is
+Auto-Attack alone.
 """
 
 from __future__ import annotations
@@ -14,15 +19,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import foolbox
 import torch
+import torch.nn.functional as F
 import torchattacks
 from torch import Tensor
 
 from benchmarks.reporting import Timing, arguments, report, side_by_side
+from cce import kernels
 from cce.attacks import auto_attack
 from cce.attacks.gradient import attack
 from cce.checkpoints import folder as checkpoints
@@ -47,6 +55,7 @@ def main(arguments_given: list[str] | None = None) -> int:
     p.add_argument("--checkpoint", default=ENSEMBLE, help=f"a released ensemble on CIFAR-10 (default: {ENSEMBLE})")
     p.add_argument("--n", type=int, default=200, help="images for PGD; 0: leave it out (default: 200)")
     p.add_argument("--autoattack-n", type=int, default=12, help="images for Auto-Attack; 0: leave it out (default: 12)")
+    p.add_argument("--strength-n", type=int, default=0, help="images to compare precisions on (default: 0, left out)")
     p.add_argument("--bb-n", type=int, default=0, help="images for B&B, which needs numba (default: 0, left out)")
     p.add_argument(
         "--norm", choices=NORMS, default="linf", help="ball of Auto-Attack and B&B; PGD's is linf (default: linf)"
@@ -54,9 +63,9 @@ def main(arguments_given: list[str] | None = None) -> int:
     p.add_argument("--rounds", type=int, default=1, help="measured rounds of PGD after an unmeasured one (default: 1)")
     p.add_argument("--made", action="store_true", help="bundled pictures even where the data set is there")
     options = p.parse_args(arguments_given)
-    wanted = (options.n, options.autoattack_n, options.bb_n)
+    wanted = (options.n, options.autoattack_n, options.strength_n, options.bb_n)
     if min(wanted) < 0 or not max(wanted):
-        p.error("--n, --autoattack-n and --bb-n must be 0 or more, and not all 0")
+        p.error("--n, --autoattack-n, --strength-n and --bb-n must be 0 or more, and not all 0")
     if options.threads:
         torch.set_num_threads(options.threads)
     folders = {f.name: f for f in checkpoints.released()}
@@ -67,7 +76,12 @@ def main(arguments_given: list[str] | None = None) -> int:
     ratios, rows = {}, []
     if options.n:
         ratios, rows = pgd(checkpoint, x[: options.n], labels[: options.n], options)
-    for n, compared in ((options.autoattack_n, auto_attacks), (options.bb_n, boundary_attacks)):
+    more_parts = (
+        (options.autoattack_n, auto_attacks),
+        (options.bb_n, boundary_attacks),
+        (options.strength_n, precisions),
+    )
+    for n, compared in more_parts:
         if n:
             more, again = compared(checkpoint, x[:n], labels[:n], options)
             ratios, rows = ratios | more, rows + again
@@ -104,24 +118,47 @@ def pgd(
     def ours(success: str) -> None:
         found[success] = measure(checkpoint, x, labels, [config], success=success, **settings).found[0]
 
+    def plainly() -> None:
+        found["plain float32"] = outcome(model, plain_attack(model, x, labels, config, options.seed), labels)
+
     def theirs(name: str) -> None:
         torch.manual_seed(options.seed)
         with evaluating(model):
             found[name] = outcome(model, peers[name](model, x, labels).detach(), labels)
 
     works = {"cce": lambda: ours("any"), "cce, to the end": lambda: ours("last")}
+    works["cce, library way"] = kernels.turned_off()(lambda: ours("any"))
+    works["plain float32"] = kernels.turned_off()(plainly)
     works |= {name: lambda name=name: theirs(name) for name in peers}
     timings = side_by_side(works, rounds=options.rounds, seconds=120)
     rows = []
-    for name, key in (("cce", "any"), ("cce, to the end", "last")):
+    for name, key in (("cce", "any"), ("cce, to the end", "last"), ("cce, library way", "any")):
         any_step = (~found[key].fooled).float().mean().item()
         last = found[key].outcome.accuracy if key == "last" else None
         rows.append(_row(name, config, len(x), timings[name], options, any_step, last))
+    plain = found["plain float32"].accuracy
+    rows.append(_row("plain float32", config, len(x), timings["plain float32"], options, None, plain))
     for name, peer in peers.items():
         any_step = 1 - fooled_by_peer(peer, model, x, labels, config, options.seed).float().mean().item()
         rows.append(_row(name, config, len(x), timings[name], options, any_step, found[name].accuracy))
     fast = timings["cce"].seconds(options.clock)
-    return {f"attacks.pgd_vs_{name}": timings[name].seconds(options.clock) / fast for name in peers}, rows
+    slower = {name: f"vs_{name}" for name in peers} | {"cce, library way": "native_vs_library"}
+    slower["plain float32"] = "vs_plain"
+    return {f"attacks.pgd_{key}": timings[name].seconds(options.clock) / fast for name, key in slower.items()}, rows
+
+
+def plain_attack(model: Ensemble, x: Tensor, labels: Tensor, config: AttackConfig, seed: int) -> Tensor:
+    """PGD as one would first write it, on the ensemble as it is; examples `(B, C, H, W)`."""
+    generator, radius = torch.Generator(x.device).manual_seed(seed), config.epsilon
+    noise = torch.rand(x.shape, generator=generator, device=x.device)
+    examples = (x + radius * (2 * noise - 1)).clamp(0, 1)
+    with evaluating(model):
+        for _ in range(config.steps):
+            examples.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(F.nll_loss(model(examples), labels, reduction="sum"), examples)
+            stepped = examples.detach() + config.step_size * gradient.sign()
+            examples = torch.minimum(torch.maximum(stepped, x - radius), x + radius).clamp(0, 1)
+    return examples
 
 
 def fooled_by_peer(peer: Peer, model: Ensemble, x: Tensor, labels: Tensor, config: AttackConfig, seed: int) -> Tensor:
@@ -152,9 +189,9 @@ def auto_attacks(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The standard version of Auto-Attack, ours and the authors' package; once each, since it takes long."""
     model, config = checkpoint.model, default_attack(checkpoint.dataset, "autoattack", options.norm)
-    search = SearchCopy(model, fast_dtype(x.device)).model
 
     def ours() -> Tensor:
+        search = SearchCopy(model, fast_dtype(x.device)).model
         return attack(search, x, labels, config, judge=model, seed=options.seed)
 
     def authors() -> Tensor:
@@ -162,7 +199,38 @@ def auto_attacks(
             peer = auto_attack.package(model, config, options.seed)
             return peer.run_standard_evaluation(x, labels, batch_size=len(x))[0]
 
-    return _once({"cce": ours, "pyautoattack": authors}, config, model, x, labels, options, "autoattack", "package")
+    works = {"cce": ours, "pyautoattack": authors, "cce, library way": kernels.turned_off()(ours)}
+    ratios, rows = _once(works, config, model, x, labels, options, "autoattack", "package")
+    seconds = {row["library"]: row["seconds"] for row in rows}
+    ratios[f"attacks.autoattack{_norm(options)}_native_vs_library"] = seconds["cce, library way"] / seconds["cce"]
+    return ratios, rows
+
+
+def precisions(
+    checkpoint: Checkpoint, x: Tensor, labels: Tensor, options: argparse.Namespace
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """What PGD finds on the same images from the same random starts, by what its gradients are computed in."""
+    config, rows, found = default_attack(checkpoint.dataset), [], {}
+    searches = {
+        "float32 of PyTorch": (torch.float32, kernels.turned_off()),
+        "float32, native": (torch.float32, nullcontext()),
+        "bfloat16 of PyTorch": (torch.bfloat16, kernels.turned_off()),
+        "bfloat16, native": (torch.bfloat16, nullcontext()),
+    }
+    for name, (dtype, switch) in searches.items():
+        if name.endswith("native") and not kernels.available():
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        with switch:
+            measured = measure(checkpoint, x, labels, [config], success="any", seed=options.seed, search_dtype=dtype)
+        spent = time.perf_counter() - wall
+        found[name] = fooled = measured.found[0].fooled
+        differ = int((fooled != found["float32 of PyTorch"]).sum())
+        timing = Timing(spent, spent, time.process_time() - cpu, 1)
+        robust = (~fooled).float().mean().item()
+        row = _row(f"search in {name}", config, len(x), timing, options, robust, None)
+        rows.append({**row, "verdicts that differ": differ})
+    return {}, rows
 
 
 def boundary_attacks(
@@ -234,7 +302,11 @@ def _once(
         row = _row(library, config, len(x), timing, options, accuracy, accuracy)
         rows.append({**row, "verdicts that differ": len(differ)})
     ratio = timings[first].seconds(options.clock) / timings["cce"].seconds(options.clock)
-    return {f"attacks.{name}{'' if options.norm == 'linf' else '_l2'}_vs_{peer}": ratio}, rows
+    return {f"attacks.{name}{_norm(options)}_vs_{peer}": ratio}, rows
+
+
+def _norm(options: argparse.Namespace) -> str:
+    return "" if options.norm == "linf" else "_l2"
 
 
 def _row(
@@ -243,7 +315,7 @@ def _row(
     n: int,
     timing: Timing,
     options: argparse.Namespace,
-    any_step: float,
+    any_step: float | None,
     last: float | None,
 ) -> dict[str, Any]:
     """A line of the table; accuracies in percent."""
@@ -252,7 +324,7 @@ def _row(
         "attack": config.describe().removesuffix(", on the ensemble"),
         "images": n,
         "seconds": timing.seconds(options.clock),
-        "robust % at any step": 100 * any_step,
+        "robust % at any step": None if any_step is None else 100 * any_step,
         "robust % at the last": None if last is None else 100 * last,
     }
 

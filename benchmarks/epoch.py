@@ -3,11 +3,15 @@
 `python -m benchmarks.epoch --device cuda`: the CIFAR-10 CNN's CCE-RM by the paper's preset, the trainer's own
 steps from images to optimizer, on noise of the data set's shape and size, so that no data set is needed. The paper
 reports 356 s for an epoch of ResNet-20 on an RTX Titan. The floor is explained in `benchmarks.roofline`.
+
+`--rounds 3` also times a step three ways in turn: plain float32 (the members as they are, in evaluation mode, for the
+search too), the library way (PyTorch alone, with all else that the trainer does) and with native code.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import statistics
 import sys
@@ -19,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import roofline
-from benchmarks.reporting import arguments, report
+from benchmarks.reporting import Timing, arguments, report, side_by_side
 from cce import kernels
 from cce.config import ConfigError, Phase, TrainConfig
 from cce.data.datasets import CLASS_NAMES, Dataset, Split
@@ -48,6 +52,7 @@ def main(words: list[str] | None = None) -> int:
     trainer, place = trainer_on_noise(config, images if options.whole else 4 * config.batch_size, device)
     with place:
         step, median = time_steps(trainer, options.steps, options.seconds)
+    ways = ways_of_a_step(config, images, device, options) if options.rounds else {}
     steps = images // config.batch_size
     dtype = torch.bfloat16 if trainer.autocast else torch.float32
     rates = roofline.measure_rates(device, dtype)
@@ -61,8 +66,15 @@ def main(words: list[str] | None = None) -> int:
         {"what": "floor of a step, both", "seconds": least.both, "rate": f"{least.operations:.3g} flop"},
         {"what": "floor of an epoch", "seconds": least.both * steps},
     ]
+    ratios = {"epoch.floor_over_step": least.both / step}
+    seconds = {way: timing.seconds(options.clock) for way, timing in ways.items()}
+    rows += [{"what": f"step, {way}", "seconds": s, "images/s": config.batch_size / s} for way, s in seconds.items()]
+    if native := seconds.get("with native code"):
+        ratios["epoch.native_vs_library"] = seconds["library way"] / native
+    if seconds:
+        ratios["epoch.vs_float32"] = seconds["plain float32"] / min(seconds.values())
     print(f"{options.preset}, batch {config.batch_size}, {dtype}{', compiled' if config.compile else ''}")
-    report({"epoch.floor_over_step": least.both / step}, rows, options.json, device=device)
+    report(ratios, rows, options.json, device=device)
     return 0
 
 
@@ -73,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--steps", type=int, default=40, help="steps to time, at most")
     p.add_argument("--budget", dest="seconds", type=float, default=120.0, help="seconds after which no step begins")
+    p.add_argument("--rounds", type=int, default=0, help="times that a step is timed each way (default: 0, left out)")
     p.add_argument("--compile", action="store_true", help="with torch.compile")
     p.add_argument("--whole", action="store_true", help="keep a whole training set of noise on the device")
     return p
@@ -121,18 +134,53 @@ def time_steps(trainer: Trainer, most: int, seconds: float) -> tuple[float, floa
     return mean, statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False))
 
 
+def ways_of_a_step(
+    config: TrainConfig, images: int, device: torch.device, options: argparse.Namespace
+) -> dict[str, Timing]:
+    """A step's seconds by way: plain float32, the library way, and with native code where there is some."""
+
+    def step(trainer: Trainer) -> None:
+        trainer.advance()
+        trainer.step = 0  # noise has but few batches
+
+    with contextlib.ExitStack() as stack:
+
+        def trainer(config: TrainConfig) -> Trainer:
+            made, place = trainer_on_noise(config, 4 * config.batch_size, device)
+            stack.enter_context(place)
+            return made
+
+        with kernels.turned_off():
+            plain = trainer(replace(config, precision="float32", compile=False))
+            plain.model.to(memory_format=torch.contiguous_format)
+            plain.search = PlainCopy(plain.model, follow=True)  # type: ignore[assignment]
+            library = trainer(config)
+        works = {
+            "plain float32": kernels.turned_off()(lambda: step(plain)),
+            "library way": kernels.turned_off()(lambda: step(library)),
+        }
+        if device.type == "cpu" and kernels.available():
+            native = trainer(config)
+            works["with native code"] = lambda: step(native)
+        wait = torch.cuda.synchronize if device.type == "cuda" else None
+        return side_by_side(works, rounds=options.rounds, seconds=options.seconds, wait=wait)
+
+
 class PlainCopy:
-    """Stands for `SearchCopy` where operations are counted: the ensemble itself, with operations that are known."""
+    """Stands for `SearchCopy`: the ensemble itself, nothing folded or packed; with `follow`, its present weights."""
 
     search_rows = step_rows = sys.maxsize
     graphs = None
 
-    def __init__(self, model: Ensemble) -> None:
+    def __init__(self, model: Ensemble, follow: bool = False) -> None:
+        self.source, self.follow = model, follow
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.apart = not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
     def refresh(self) -> Ensemble:
         """The copy."""
+        if self.follow:
+            self.model.load_state_dict(self.source.state_dict())
         return self.model
 
 

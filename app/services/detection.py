@@ -26,6 +26,7 @@ from cce.data.pictures import read_picture, to_model_input
 from cce.detectors import calibrate
 from cce.evaluation.detection import DetectionReport, Sample, report_from_json
 from cce.evaluation.evaluate import detect, outcome, sample
+from cce.fast import search_precision
 from cce.models import Ensemble, fast_dtype
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,14 @@ def released(checkpoint: Checkpoint) -> Found | None:
         raise
     where = where.replace(checkpoint.dataset, dataset_title(checkpoint.dataset))
     source = f"Measured at release on {where}; detector-aware attacks on {_least(report.adaptive)} of them."
+    same_run = record.get("command") == checkpoint.metrics.get("command")
+    if same_run and "search_precision" in checkpoint.metrics:
+        source += f" {_searched(checkpoint.metrics['search_precision'])}"
     return Found(f"{checkpoint.id}:release", report, source)
+
+
+def _searched(precision: str) -> str:
+    return f"Examples searched for in {precision}, judged in float32."
 
 
 def _least(samples: Sequence[Sample]) -> int:
@@ -209,8 +217,9 @@ def measure(
     )
     kind = "test pictures" if pictures.missing_megabytes is None else "test pictures that ship"
     which = f"the first {n}" if n < len(pictures.split) else f"the {n}"
-    source = f"Measured here on {which} {dataset_title(checkpoint.dataset)} {kind}; detector-aware attacks on {aware}."
-    return report, source
+    where = f"{which} {dataset_title(checkpoint.dataset)} {kind}; detector-aware attacks on {aware}"
+    precision = search_precision(checkpoint.model, fast_dtype(device))
+    return report, f"Measured here on {where}. {_searched(precision)}"
 
 
 def _check_work(attacks: Sequence[AttackConfig], n: int, knowing: Sequence[AttackInfo], aware: int) -> None:

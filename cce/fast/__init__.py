@@ -5,6 +5,6 @@ how native code does (`cce.kernels`).
 """
 
 from cce.fast.layers import use_kernels
-from cce.fast.search import SearchCopy
+from cce.fast.search import SearchCopy, search_precision
 
-__all__ = ["SearchCopy", "use_kernels"]
+__all__ = ["SearchCopy", "search_precision", "use_kernels"]

@@ -13,6 +13,20 @@ from cce.kernels.network import Network
 from cce.machine.cuda_graphs import Graphs
 from cce.models import IN_CACHE, Ensemble, fold
 
+_EXACT = ", gradients in float32"
+
+
+def search_precision(source: Ensemble, dtype: torch.dtype, native: bool = True) -> str:
+    """In words, what a `SearchCopy` of `source` in `dtype` computes in: a ResNet's native gradients are float32."""
+    exact = native and dtype != torch.float32 and _computed_whole(source)
+    return str(dtype).removeprefix("torch.") + (_EXACT if exact else "")
+
+
+def _computed_whole(source: Ensemble) -> bool:
+    """Whether native code computes members of a copy of `source` whole."""
+    on_cpu = {p.device.type for p in source.parameters()} == {"cpu"}
+    return on_cpu and any(is_whole(member) for member in source.members) and available()
+
 
 class SearchCopy:
     """A copy of an ensemble that only searches for examples: batch norm folded, any dtype, channels-last.
@@ -41,9 +55,9 @@ class SearchCopy:
         if kinds == {"cpu"} and native:
             use_kernels(self.model)
         residual = [member for member in self.model.members if is_whole(member)]
-        whole = bool(residual) and kinds == {"cpu"} and native and available()
-        self._exact = SearchCopy(source, torch.float32) if whole and dtype != torch.float32 and not compile else None
-        self.precision = str(dtype).removeprefix("torch.") + (", gradients in float32" if self._exact else "")
+        whole = native and _computed_whole(source)
+        self.precision = search_precision(source, dtype, native and not compile)
+        self._exact = SearchCopy(source, torch.float32) if self.precision.endswith(_EXACT) else None
         self.networks: list[Network] = []
         if whole:
             self.networks = self._exact.networks if self._exact else [network_of(member) for member in residual]

@@ -9,8 +9,7 @@ Must not go in: models, losses, anything that needs a name from another package 
 """
 
 from cce.kernels.agreement import agrees
-from cce.kernels.library import available, checks, prepare
-from cce.kernels.seam import turned_off
+from cce.kernels.library import available, checks, prepare, turned_off
 
 checks.append(agrees)
 

@@ -19,7 +19,9 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ FLAGS = tuple("-O3 -march=native -fno-math-errno -ffp-contract=fast -std=gnu++17
 _CHECKSUM = 32  # bytes of SHA-256 at the end of a kept library
 _lock = threading.Lock()
 _found: list[Functions | None] = []  # the result of the search, once there is one
+_off: ContextVar[bool] = ContextVar("native code is turned off", default=False)
 checks: list[Callable[[Functions], bool]] = []
 """What a library must pass before it is used: see `cce.kernels.agreement`."""
 log = logging.getLogger(__name__)
@@ -48,8 +51,18 @@ class Functions:
 
 
 def available() -> bool:
-    """Whether there is native code here. The first call may compile it."""
-    return library() is not None
+    """Whether there is native code here, and it is not turned off. The first call may compile it."""
+    return not _off.get() and library() is not None
+
+
+@contextmanager
+def turned_off() -> Iterator[None]:
+    """PyTorch computes, here and in the threads that share this one's work (`cce.machine.shards`): for comparisons."""
+    before = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(before)
 
 
 def library() -> Functions | None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cce.kernels.library import Functions, library
+from cce.kernels.library import Functions, available, library
 
 PANEL, POINTS = 16, 36
 """Channels that are computed together, and products that make a tile: as in common.h."""
@@ -55,21 +55,9 @@ def takes(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and len(x) > 0
         and not torch.compiler.is_compiling()
-        and not getattr(_this_thread, "off", False)
         and not torch.is_autocast_enabled("cpu")
-        and (getattr(_this_thread, "functions", None) or library()) is not None
+        and (getattr(_this_thread, "functions", None) or available())
     )
-
-
-@contextmanager
-def turned_off() -> Iterator[None]:
-    """PyTorch computes, in this thread: for comparisons."""
-    before = getattr(_this_thread, "off", False)
-    _this_thread.off = True
-    try:
-        yield
-    finally:
-        _this_thread.off = before
 
 
 @contextmanager

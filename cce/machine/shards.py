@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -44,7 +45,8 @@ def threads(device: torch.device) -> int:
 def each(function: Callable[[P], R], parts: Sequence[P], device: torch.device) -> list[R]:
     """`function` of each part, in their order; on a CPU the parts are shared among threads.
 
-    Gradients are on in a new thread, as in every new one: `function` turns off what it does not need.
+    Gradients are on in a new thread, as in every new one: `function` turns off what it does not need. What context
+    variables are set to holds there, too.
 
     Raises:
         Exception: that of the first part that failed; the others are told at their next `go_on`.
@@ -55,7 +57,8 @@ def each(function: Callable[[P], R], parts: Sequence[P], device: torch.device) -
     own, left = torch.get_num_threads(), threading.Event()
     pool = ThreadPoolExecutor(count, "shard", initializer=_begin, initargs=(left,))
     try:
-        return list(pool.map(function, parts))
+        shared = [(copy_context(), part) for part in parts]
+        return list(pool.map(lambda one: one[0].run(function, one[1]), shared))
     finally:
         left.set()
         pool.shutdown(cancel_futures=True)

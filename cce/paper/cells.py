@@ -192,9 +192,9 @@ def _unmeasured(result: Result, c: Checkpoint, bench: Bench) -> Result:
 def _release_words(c: Checkpoint, row: dict[str, Any] | None = None) -> str:
     """Of the evaluation that a row came from: the checkpoint's own, or a later one."""
     m = c.metrics | (row or {}).get("source", {})
-    return (
-        f"on {m.get('data', 'test images')}, seed {m.get('seed', 'not stated')}, {m.get('device', 'device not stated')}"
-    )
+    searched = f", searched for in {m['search_precision']}" if "search_precision" in m else ""
+    where = f"on {m.get('data', 'test images')}, seed {m.get('seed', 'not stated')}"
+    return f"{where}, {m.get('device', 'device not stated')}{searched}"
 
 
 def _natural(cell: Cell, result: Result, c: Checkpoint, source: Checkpoint, bench: Bench) -> Result:

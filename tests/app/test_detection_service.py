@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from app.services import detection, gallery
 from app.services.models import Registry
 from cce.checkpoints.measurements import MEASUREMENTS
 from cce.config import AttackConfig, ConfigError
 from cce.evaluation.detection import DetectionReport
+from cce.fast import search_precision
+from cce.models import fast_dtype
 
 ATTACKS = [AttackConfig("pgd", 0.15, 0.05, 3)]
 
@@ -30,7 +33,9 @@ def measured(registry: Registry, pictures, name: str = "tiny-two", tell=lambda w
 def test_a_measurement_has_all_three_columns_and_says_where_it_comes_from(registry, pictures):
     told = []
     report, source = measured(registry, pictures, tell=lambda what, fraction: told.append((what, fraction)))
-    assert source == "Measured here on the first 8 Digits test pictures; detector-aware attacks on 2."
+    assert source.startswith("Measured here on the first 8 Digits test pictures; detector-aware attacks on 2. ")
+    precision = search_precision(registry.get("tiny-two").model, fast_dtype(torch.device("cpu")))
+    assert f"Examples searched for in {precision}, judged in float32." in source
     assert len(report.clean) == 8 and [len(s) for s in report.adaptive] == [2]
     assert "PGD" in report.attacks[0].name and len(report.benign) == 8
     fractions = [fraction for _, fraction in told]

@@ -7,8 +7,13 @@ import torch
 
 from benchmarks import attacks as benchmark
 from cce.attacks import auto_attack
+from cce.attacks.gradient import attack
+from cce.checkpoints import folder as checkpoints
+from cce.config import default_attack
+from cce.evaluation.outcomes import outcome
 
-RATIOS = {"attacks.pgd_vs_torchattacks", "attacks.pgd_vs_foolbox", "attacks.autoattack_vs_package"}
+PEERS = {"attacks.pgd_vs_torchattacks", "attacks.pgd_vs_foolbox", "attacks.autoattack_vs_package"}
+WAYS = {"attacks.pgd_vs_plain", "attacks.pgd_native_vs_library", "attacks.autoattack_native_vs_library"}
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +27,15 @@ def test_all_of_it_on_a_few_digits(tmp_path, capsys):
     words = ["--checkpoint", "digits-cce-rm", "--n", "4", "--autoattack-n", "3", "--threads", "1", "--clock", "cpu"]
     assert benchmark.main([*words, "--json", str(path)]) == 0
     found = json.loads(path.read_text())
-    assert set(found["ratios"]) == RATIOS and all(ratio > 0 for ratio in found["ratios"].values())
+    assert set(found["ratios"]) == PEERS | WAYS and all(ratio > 0 for ratio in found["ratios"].values())
     libraries = [row["library"] for row in found["rows"]]
-    assert libraries == ["cce", "cce, to the end", "torchattacks", "foolbox", "cce", "pyautoattack"]
-    assert [row["images"] for row in found["rows"]] == [4, 4, 4, 4, 3, 3]
+    ways = ["cce", "cce, to the end", "cce, library way", "plain float32"]
+    assert libraries == [*ways, "torchattacks", "foolbox", "cce", "pyautoattack", "cce, library way"]
+    assert [row["images"] for row in found["rows"]] == [4] * 6 + [3] * 3
     for row in found["rows"]:
-        assert row["seconds"] > 0 and 0 <= row["robust % at any step"] <= 100
-    assert found["rows"][-1]["verdicts that differ"] in range(4)
+        robust = row["robust % at the last" if row["library"] == "plain float32" else "robust % at any step"]
+        assert row["seconds"] > 0 and 0 <= robust <= 100
+    assert all(row["verdicts that differ"] in range(4) for row in found["rows"][-3:])
     shown = capsys.readouterr().out
     assert "verdicts differ on" in shown and "of 3 images" in shown and "seconds on the cpu clock" in shown
 
@@ -51,9 +58,31 @@ def test_a_part_can_be_left_out_and_differences_are_named(tmp_path, capsys, monk
     words = ["--checkpoint", "digits-cce-rm", "--n", "0", "--autoattack-n", "3", "--norm", "l2", "--threads", "1"]
     assert benchmark.main([*words, "--json", str(path)]) == 0
     found = json.loads(path.read_text())
-    assert set(found["ratios"]) == {"attacks.autoattack_l2_vs_package"}
+    assert set(found["ratios"]) == {"attacks.autoattack_l2_vs_package", "attacks.autoattack_l2_native_vs_library"}
     assert found["rows"][0]["verdicts that differ"] == 1 and "L2" in found["rows"][0]["attack"]
     assert "differ on 1 of 3 images" in (shown := capsys.readouterr().out) and "[1]" in shown
+
+
+def test_the_plain_attack_is_the_attack_itself():
+    checkpoint = checkpoints.load({f.name: f for f in checkpoints.released()}["digits-cce-rm"])
+    x, labels, _ = benchmark.pictures("digits", 12, made=True)
+    config = default_attack("digits")
+    examples = benchmark.plain_attack(checkpoint.model, x, labels, config, seed=0)
+    assert (examples - x).abs().max() <= config.epsilon + 1e-6
+    ours = attack(checkpoint.model, x, labels, config, seed=0)
+    found = [outcome(checkpoint.model, seen, labels).log_probability for seen in (examples, ours)]
+    losses = [log.gather(1, labels[:, None]).sum().item() for log in found]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_precisions_are_compared_from_the_same_random_starts(tmp_path):
+    path = tmp_path / "found.json"
+    words = ["--checkpoint", "digits-cce-rm", "--n", "0", "--autoattack-n", "0", "--strength-n", "8", "--threads", "2"]
+    assert benchmark.main([*words, "--json", str(path)]) == 0
+    rows = {row["library"]: row for row in json.loads(path.read_text())["rows"]}
+    assert {"search in float32 of PyTorch", "search in bfloat16 of PyTorch"} <= set(rows)
+    assert rows["search in float32 of PyTorch"]["verdicts that differ"] == 0
+    assert all(row["verdicts that differ"] <= 2 for row in rows.values())
 
 
 @pytest.mark.slow  # numba compiles it
@@ -76,7 +105,7 @@ def test_bundled_pictures_are_mirrored_and_moved_to_as_many_as_asked():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--n", "-1"], "--n, --autoattack-n and --bb-n must be 0 or more"),
+        (["--n", "-1"], "--n, --autoattack-n, --strength-n and --bb-n must be 0 or more"),
         (["--n", "0", "--autoattack-n", "0"], "and not all 0"),
         (["--checkpoint", "nobody"], "there is no 'nobody'; released are"),
     ],

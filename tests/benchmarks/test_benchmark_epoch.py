@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks import epoch
 from benchmarks.roofline import Recorded, best, measure_rates
+from cce import kernels
 from cce.training.trainer import Trainer
 
 
@@ -69,6 +70,24 @@ def test_it_runs_the_trainer_and_says_how_far_the_floor_is(tmp_path, capsys, mon
     assert max(floors[:2]) <= floors[2] <= sum(floors[:2])
     assert found["ratios"]["epoch.floor_over_step"] == pytest.approx(floors[2] / step)
     assert "digits-cce-rm, batch 64" in capsys.readouterr().out
+
+
+def test_a_step_three_ways(tmp_path):
+    out = tmp_path / "epoch.json"
+    words = ["--preset", "digits-cce-rm", "--device", "cpu", "--steps", "2", "--rounds", "1", "--json", str(out)]
+    assert epoch.main(words) == 0
+    found = json.loads(out.read_text())
+    ways = ["plain float32", "library way"] + ["with native code"] * kernels.available()
+    assert [row["what"] for row in found["rows"][-len(ways) :]] == [f"step, {way}" for way in ways]
+    assert found["ratios"]["epoch.vs_float32"] >= 1
+
+
+def test_the_plain_copy_follows_its_source():
+    source = torch.nn.Sequential(nn.BatchNorm2d(1))
+    copied = epoch.PlainCopy(source, follow=True)
+    with torch.no_grad():
+        source[0].weight.fill_(3.0)
+    assert copied.refresh()[0].weight.item() == 3.0
 
 
 def test_a_preset_that_is_not_there_is_named(capsys):

@@ -10,8 +10,7 @@ from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
 from cce.config import CCE_RM, ConfigError, ModelConfig, Phase, TrainingAttack
 from cce.fast import SearchCopy, use_kernels
-from cce.kernels import available
-from cce.kernels.seam import turned_off
+from cce.kernels import available, turned_off
 from cce.models import Ensemble
 from cce.training.step import train_step
 

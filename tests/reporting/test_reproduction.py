@@ -121,12 +121,13 @@ def test_a_slow_attack_at_release_has_its_own_n_and_fits_whatever_steps_it_does_
 
 def test_a_row_measured_later_says_where(tmp_path, offline):
     source = {"data": "100 images", "device": "another machine", "command": "evaluate --add"}
+    source["search_precision"] = "bfloat16"
     later = {"attack": row("spsa", steps=50), "name": "SPSA", "accuracy": 0.3, "images": 100, "source": source}
     del later["attack"]["accuracy"], later["attack"]["subsets"]
     cells, _ = cells_of(["table3"], [released(metrics={**METRICS, "slow": [later]})], tmp_path)
     cell = cells["table3/SPSA/CCE-RM2"]
     assert (cell.status, cell.measured, cell.n) == (AT_RELEASE, 30.0, 100)
-    assert "on 100 images, seed 0, another machine" in cell.note
+    assert "on 100 images, seed 0, another machine, searched for in bfloat16" in cell.note
     assert "on 1,000 images, seed 0, a machine" in cells["table3/PGD k=250/CCE-RM2"].note
 
 
