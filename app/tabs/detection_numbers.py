@@ -15,6 +15,7 @@ from app.services.detection import Found, Reports
 from app.services.models import dataset_title
 from app.services.work import Work
 from app.studio import Studio
+from app.tabs import detector_curves
 from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig
 from cce.evaluation.detection import KINDS
@@ -39,11 +40,13 @@ class Numbers:
     histogram: gr.HTML
     roc: gr.HTML
     auc: gr.HTML
+    curves: detector_curves.DetectorCurves
 
     @property
     def filled(self) -> list[Any]:
         """What a report fills."""
-        return [self.found, self.source, self.board, *self.picks, self.histogram, self.roc, self.auc]
+        drawn_parts = [*self.curves.outputs, self.histogram, self.roc, self.auc]
+        return [self.found, self.source, self.board, *self.picks, *drawn_parts]
 
     @property
     def outputs(self) -> list[Any]:
@@ -60,7 +63,7 @@ class Numbers:
     def fill(self, checkpoint: Checkpoint, found: Found | None) -> list[Any]:
         """The figures of a report."""
         if found is None:
-            hidden = [gr.skip() for _ in range(len(self.picks) + 3)]
+            hidden = [gr.skip() for _ in range(len(self.picks) + len(self.curves.outputs) + 3)]
             return [None, note(_NOTHING), gr.Column(visible=False), *hidden]
         report = detection.with_threshold(checkpoint, found.report)
         names = {kind: next(s.name for k, s in report.samples() if k == kind) for kind in KINDS}
@@ -70,6 +73,7 @@ class Numbers:
             note(found.source),
             gr.Column(visible=True),
             *picks,
+            *self.curves.fill(checkpoint.id, found),
             self.board_of(checkpoint, found, names),
             drawn.roc(report, found.id),
             drawn.auc(report, found.id),
@@ -98,6 +102,7 @@ class Numbers:
                 return gr.skip()
             return self.board_of(self.studio.registry.get(name), found, dict(zip(KINDS, names, strict=True)))
 
+        self.curves.wire(model, self.found)
         typed = [model, *self.settings]
         self.work.wire(measured, typed, self.filled)
         for pick in self.picks:
@@ -155,6 +160,7 @@ def build(studio: Studio, reports: Reports, checkpoint: Checkpoint) -> Numbers:
             apply_default_css=False,
             elem_id="detection-board",
         )
+        curves = detector_curves.build(studio, reports)
         heading("ROC of each attack (Figure 3)", 3)
         roc = figure({}, height=drawn.ROC_HEIGHT, stacked=drawn.STACKED_HEIGHT, elem_id="detection-roc")
         heading("AUC by strength (Figure 4)", 3)
@@ -163,7 +169,8 @@ def build(studio: Studio, reports: Reports, checkpoint: Checkpoint) -> Numbers:
         )
         auc = figure({}, height=drawn.ROC_HEIGHT, stacked=drawn.STACKED_HEIGHT, elem_id="detection-auc")
     settings = [attacks, count, aware, strengths, knowing]
-    return Numbers(studio, reports, settings, work, gr.State(None), source, offered, board, picks, histogram, roc, auc)
+    found = gr.State(None)
+    return Numbers(studio, reports, settings, work, found, source, offered, board, picks, histogram, roc, auc, curves)
 
 
 _BOARD = (

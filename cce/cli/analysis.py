@@ -6,16 +6,17 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
-from cce.checkpoints.measurements import add_black_box, write_measurement
+from cce.checkpoints.measurements import add_black_box, read_measurement, write_measurement
 from cce.cli import (
     Commands,
     add_device_and_data,
@@ -29,16 +30,23 @@ from cce.cli import (
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, parse_attacks
 from cce.cli.pictures import add_picture_and_attack, attack_config, load_input
-from cce.config import SCORES, check
+from cce.config import SCORES, ConfigError, check
 from cce.data import datasets as data
 from cce.evaluation import presets
-from cce.evaluation.detection import DetectionReport
+from cce.evaluation.detection import DetectionReport, report_from_json
+from cce.evaluation.detector_curve import curves
 from cce.evaluation.own_pictures import check_classes, without_path
 from cce.machine.files import write_atomically
 from cce.models import resolve_device
 from cce.reporting import figures, report
-from cce.reporting.cards import percent
+from cce.reporting.cards import curve_lines, percent
 
+_FIGURES: dict[str, Callable[[DetectionReport, str], figures.Figure]] = {
+    "roc": figures.roc_curves,
+    "histogram": figures.histogram,
+    "auc": figures.auc_by_epsilon,
+    "curve": lambda found, score: figures.detector_curves(list(curves(found).items())),
+}
 _OUT = "write the figure here, as .html (interactive, opens without network) or .png"
 
 
@@ -50,8 +58,14 @@ def add(commands: Commands) -> None:
         "--attacks", nargs="+", metavar=ATTACK_FORM, help="epsilon and step size in 1/255 (default: Figures 3, 4's)"
     )
     p.add_argument("--score", choices=SCORES, default="entropy", help="what an input is judged by")
-    p.add_argument("--figure", choices=("roc", "histogram", "auc"), default="roc", help="what --out shows")
-    p.add_argument("--n", "--images", type=int, default=200, help="number of test images, from the first")
+    p.add_argument("--figure", choices=tuple(_FIGURES), default="roc", help="what --out shows")
+    p.add_argument(
+        "--n",
+        "--images",
+        type=int,
+        default=200,
+        help="number of test images, from the first; 0: only what was measured at release",
+    )
     p.add_argument("--adaptive", type=int, default=50, help="of these, how many get the detector-aware attacks")
     p.add_argument("--rate", type=float, default=5.0, help="false positives that thresholds are set for, in percent")
     _add_common(p)
@@ -113,12 +127,48 @@ def _add_common(p: argparse.ArgumentParser) -> None:
 
 def detect(options: argparse.Namespace) -> int:
     """`python -m cce detect`."""
-    from cce.evaluation.evaluate import detect as measure
-
     check_out(options.out, (".html", ".png"))
     check(0 <= options.rate <= 100, f"--rate is {options.rate}; it is from 0 to 100 percent")
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
+    if options.n:
+        found, record = _measured_detection(options, checkpoint, device)
+    else:
+        found, record = _released_detection(options, checkpoint)
+    rows = found.rows(options.score)
+    if options.out:
+        figure = _FIGURES[options.figure](found, options.score)
+        report.write(figure, options.out, f"Detection, {checkpoint.id}", report.detection_table(rows))
+    if options.json:
+        shown = {"scores": {s: found.rows(s) for s in SCORES}, "roc": _roc_points(found)}
+        print_json({**record, **shown, "curves": {s: one.to_json() for s, one in curves(found).items()}})
+        return 0
+    for row in rows:
+        keys = ("accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged")
+        said = ", ".join(
+            f"{k.replace('_', ' ')} {report.detection_value(k, row[k])}" for k in keys if row.get(k) is not None
+        )
+        print(f"{row['kind']:9} {row['name']:58} n = {row['images']}: {said}")
+    for line in curve_lines(curves(found).values()):
+        print(line)
+    return 0
+
+
+def _released_detection(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[DetectionReport, dict[str, Any]]:
+    """The report that ships with a checkpoint, and where it is from."""
+    check(not options.write, "--write keeps what is measured; with --n 0 nothing is")
+    record = read_measurement(checkpoint, "detection")
+    if record is None:
+        raise ConfigError(f"no detection was measured at the release of {checkpoint.id}; leave out --n 0 to measure it")
+    return report_from_json(record["report"]), {k: v for k, v in record.items() if k != "report"}
+
+
+def _measured_detection(
+    options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device
+) -> tuple[DetectionReport, dict[str, Any]]:
+    """Measured now, and what the record says of the measurement."""
+    from cce.evaluation.evaluate import detect as measure
+
     base = presets.default_attack(checkpoint.dataset)
     texts = options.attacks
     attacks = parse_attacks(texts, base) if texts else presets.figure_attacks(checkpoint.dataset)
@@ -141,30 +191,16 @@ def detect(options: argparse.Namespace) -> int:
     record = _record(options, [checkpoint], dataset.name, len(x), device)
     if options.write:
         write_measurement(checkpoint, "detection", _shared({**record, "report": found.to_json()}, options))
-    rows = found.rows(options.score)
-    if options.out:
-        drawn = {"roc": figures.roc_curves, "histogram": figures.histogram, "auc": figures.auc_by_epsilon}
-        figure = drawn[options.figure](found, options.score)
-        report.write(figure, options.out, f"Detection, {checkpoint.id}", report.detection_table(rows))
-    if options.json:
-        print_json({**record, "scores": {s: found.rows(s) for s in SCORES}, "roc": _roc_points(found)})
-        return 0
-    for row in rows:
-        keys = ("accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged")
-        said = ", ".join(
-            f"{k.replace('_', ' ')} {report.detection_value(k, row[k])}" for k in keys if row.get(k) is not None
-        )
-        print(f"{row['kind']:9} {row['name']:58} n = {row['images']}: {said}")
-    return 0
+    return found, record
 
 
 def _roc_points(found: DetectionReport) -> dict[str, Any]:
-    curves = {}
+    by_kind = {}
     for kind, s in found.samples():
         for score in SCORES:
             false_positive, true_positive = (rates.round(5).tolist() for rates in found.roc(s, score))
-            curves.setdefault(kind, {}).setdefault(s.name, {})[score] = [false_positive, true_positive]
-    return curves
+            by_kind.setdefault(kind, {}).setdefault(s.name, {})[score] = [false_positive, true_positive]
+    return by_kind
 
 
 def transfer(options: argparse.Namespace) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cce.checkpoints.compact import kept_as
 from cce.checkpoints.folder import Checkpoint, save
+from cce.checkpoints.measurements import read_measurement
 from cce.config import AttackConfig, ConfigError, Defense, TrainConfig, check, from_json
 from cce.detectors import describe
+from cce.evaluation.detection import report_from_json
+from cce.evaluation.detector_curve import Curve, curves
 from cce.machine.files import write_atomically
 from cce.paper.equal_terms import family_of
 
@@ -193,6 +197,7 @@ def _measured(c: Checkpoint) -> str:
         lines.append("| " + " | ".join([title, *_cells(row, bool(c.detector))]) + " |")
     more = worst_case_lines(m)
     lines += ["", *(f"- {line}" for line in more)] if more else []
+    lines += _curves(c)
     return "\n".join(lines) + "\n"
 
 
@@ -229,6 +234,36 @@ def worst_case_lines(metrics: dict[str, Any]) -> list[str]:
         line += "" if passing is None else f", wrong and unflagged {percent(passing)}"
         lines.append(f"{line} (n = {row['images']})")
     return lines
+
+
+def curve_lines(curves: Iterable[Curve]) -> list[str]:
+    """Each detector's honest curve at 10 % of clean images flagged, a line each."""
+    lines = []
+    for one in curves:
+        point = one.at_rate(0.1)
+        worst, count = next(iter(one.worst.items()), ("no attack", 0))
+        lines.append(
+            f"{one.score}: with {percent(point.clean_flagged)} of clean images flagged, {percent(point.missed)} are "
+            f"wrong and unflagged under the worst attack on each (n = {one.images}; most often {worst}, on {count})"
+        )
+    return lines
+
+
+def _curves(c: Checkpoint) -> list[str]:
+    """What passes each detector, from the report that ships; nothing where none does."""
+    try:
+        record = read_measurement(c, "detection")
+        found = curves(report_from_json(record["report"])) if record else {}
+    except (ConfigError, KeyError):  # damaged, or a stranger's: the rest of the card stays
+        found = {}
+    if not found:
+        return []
+    return [
+        "",
+        "Detectors against an attacker who knows them:",
+        "",
+        *(f"- {one}" for one in curve_lines(found.values())),
+    ]
 
 
 def sanity_lines(metrics: dict[str, Any]) -> list[str]:

@@ -115,8 +115,9 @@ def _scatter(draw: ImageDraw.ImageDraw, canvas: Image.Image, panel: _Panel, trac
         for a, b in pairs:
             draw.line([a, b], fill=colour, width=2 * SCALE)
     if "markers" in trace["mode"]:
+        fill = trace.get("marker", {}).get("color", colour)
         for x, y in points:
-            draw.ellipse([x - 4 * SCALE, y - 4 * SCALE, x + 4 * SCALE, y + 4 * SCALE], fill=colour)
+            draw.ellipse([x - 4 * SCALE, y - 4 * SCALE, x + 4 * SCALE, y + 4 * SCALE], fill=fill)
 
 
 def _dashes(points: list[tuple[float, float]]) -> list[tuple[tuple[float, float], tuple[float, float]]]:

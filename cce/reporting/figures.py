@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cce.evaluation.detection import KINDS, DetectionReport, Sample
+from cce.evaluation.detector_curve import Curve, Rates
 from cce.evaluation.surfaces import Surface
 from cce.evaluation.transferability import BlackBox, Transferability
 
@@ -176,6 +177,44 @@ def auc_by_epsilon(
             panels.add(i, {**bar, "name": f"{before + k + 1} {name}"})
         before += len(named)
     return panels.value()
+
+
+def detector_curves(
+    curves: Sequence[tuple[str, Curve]], rate: float | None = None, title: str = "", panel_height: int = 380
+) -> Figure:
+    """Wrong and unflagged, worst of all attacks that know, against clean pictures flagged: a line a detector.
+
+    Args:
+        curves: a name for each line.
+        rate: where each line has a marker, as a fraction of clean pictures flagged; None: at its calibrated threshold.
+        title: of the figure.
+        panel_height: pixels.
+    """
+    panels = Panels(title or "What passes under the attacker who knows", [""], 1, panel_height)
+    highest = 1.02
+    panels.axes(
+        0,
+        {"title": "clean pictures flagged", "range": [-0.01, 1.01]},
+        {"title": "wrong and unflagged", "range": [0, highest]},
+    )
+    for i, (name, one) in enumerate(curves):
+        colour = LINES[i % len(LINES)]
+        shape = {"shape": "hv", "dash": ("solid", "dash", "dot", "dashdot")[i // len(LINES) % 4]}
+        panels.add(0, _line(name, one.clean_flagged[::-1], one.missed[::-1], colour, line=shape))
+        point = marked(one, rate)
+        if point:
+            place = {"x": [point.clean_flagged], "y": [point.missed], "marker": {"color": colour, "size": 10}}
+            panels.add(
+                0, {"type": "scatter", "mode": "markers", "name": f"{name}, marked", "showlegend": False, **place}
+            )
+    return panels.value()
+
+
+def marked(curve: Curve, rate: float | None) -> Rates | None:
+    """A curve's figures at `rate` of clean pictures flagged; with None at its calibrated threshold, if it has one."""
+    if rate is not None:
+        return curve.at_rate(rate)
+    return curve.at(curve.detector.threshold) if curve.detector else None
 
 
 def _grid(
