@@ -21,7 +21,7 @@ def figure(lines: Sequence[tuple[str, Curve]], rate: float, key: str) -> dict[st
     words = f"Wrong and unflagged where at most {percent(rate)} of clean pictures are flagged: {'; '.join(said)}."
     value = on_screen(drawn, None, words, key)
     value["layout"] |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
-    value["layout"]["margin"] = value["layout"]["margin"] | {"t": 24 + 19 * len(lines)}  # the legend: one below the other on a phone
+    value["layout"]["margin"] = value["layout"]["margin"] | {"t": 24 + 19 * len(lines)}  # the legend, as on a phone
     value["layout"]["height"] = HEIGHT + 19 * max(0, len(lines) - 3)
     return value
 
@@ -34,10 +34,11 @@ def table(lines: Sequence[tuple[str, Curve]], rate: float) -> str:
     rows = [
         ["wrong and unflagged", *(percent(p.missed) for _, _, p in points)],
         ["pictures attacked", *(f"{one.images:,}" for _, one, _ in points)],
-        ["worst attack, most often", *(next(iter(one.worst), "none").split(" k=")[0] for _, one, _ in points)],
         ["threshold", *(f"{p.threshold:.3f}" for _, _, p in points)],
         ["clean pictures flagged", *(percent(p.clean_flagged) for _, _, p in points)],
         ["accuracy of the accepted", *(percent(p.accepted_accuracy) for _, _, p in points)],
         *([f"flagged: {name}", *(percent(p.benign.get(name)) for _, _, p in points)] for name in changes),
     ]
-    return html_table(f"Where at most {percent(rate)} of clean pictures are flagged", header, rows)
+    worst = {next(iter(one.worst), "none").split(" k=")[0]: None for _, one in lines}
+    caption = f"Where at most {percent(rate)} of clean pictures are flagged. Worst most often: {', '.join(worst)}."
+    return html_table(caption, header, rows)

@@ -56,7 +56,7 @@ class DetectorCurves:
     def wire(self, model: gr.Dropdown, found: gr.State) -> None:
         """Redraw where a control moves."""
         given = [model, found, self.scores, self.others, self.rate]
-        for event in (self.scores.input, self.rate.release, choice_of(self.others).click):
+        for event in (self.scores.input, self.rate.input, choice_of(self.others).click):
             event(spoken(self.draw), given, [self.plot, self.table], **_QUIET, trigger_mode="always_last")
 
 
@@ -85,5 +85,5 @@ def build(studio: Studio, reports: Reports) -> DetectorCurves:
     rate = gr.Slider(
         0, 100, value=10, step=1, label="Marker: clean pictures flagged, at most, in %", elem_id="curve-rate"
     )
-    table = gr.HTML(waiting("The figures at the marker come here …", 12), elem_id="curve-table")
+    table = gr.HTML(waiting("The figures at the marker come here …", 24), elem_id="curve-table")
     return DetectorCurves(studio, reports, scores, others, rate, plot, table)

@@ -51,6 +51,13 @@ def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
     handle.press("End")
     expect(rates.nth(1).locator("[data-rate=flagged]")).to_have_text("0.0 %")
 
+    curve = page.locator("#curve-table")
+    expect(page.locator("#detector-curves .main-svg").first).to_be_visible()
+    expect(curve).to_contain_text("flagged: JPEG")
+    page.locator("#curve-rate input[type=number]").fill("50")
+    page.locator("#curve-rate input[type=number]").press("Enter")
+    expect(curve).to_contain_text("Where at most 50.0 % of clean pictures are flagged")
+
     page.reload()
     page.wait_for_selector("#probabilities .main-svg")
     on_digits(page)

@@ -53,6 +53,26 @@ def test_detect_prints_writes_and_draws_all_three_columns(folder, tmp_path, caps
     assert len(bench.detection(bench.checkpoints[0], [], 0.1).clean) == 6
 
 
+def test_detect_reads_what_was_measured_at_release(tmp_path, capsys):
+    out = tmp_path / "curve.png"
+    words = ["detect", "digits-cce-dm", "--n", "0"]
+    assert main([*words, "--figure", "curve", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "disagreement: with 10.0 % of clean images flagged, 100.0 % are wrong and unflagged" in shown
+    assert Image.open(out).size[0] >= 1000
+    assert main([*words, "--json"]) == 0
+    curve = said(capsys)["curves"]["entropy"]
+    assert curve["images"] == 360 and len(curve["clean_flagged"]) == len(curve["wrong_and_unflagged"]) > 10
+    assert curve["at_10_percent"]["clean_flagged"] <= 0.1 and curve["calibrated"]["missed"] > 0
+
+
+def test_detect_says_where_nothing_was_measured_at_release(folder, capsys):
+    assert main(["detect", str(folder), "--n", "0"]) == 2
+    assert "no detection was measured at the release of tiny; leave out --n 0 to measure it" in capsys.readouterr().err
+    assert main(["detect", "digits-cce-dm", "--n", "0", "--write"]) == 2
+    assert "--write keeps what is measured" in capsys.readouterr().err
+
+
 def test_transfer_of_one_and_between_two(folder, tmp_path, capsys):
     out = tmp_path / "a.png"
     arguments = ["transfer", str(folder), "--n", "6", "--attack", "pgd:2", "--write", "--out", str(out)]
@@ -89,7 +109,7 @@ def test_surface_draws_and_prints(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["detect", "F", "--adaptive", "0"], "adaptive is 0"),
-        (["detect", "F", "--n", "0"], "--n is 0"),
+        (["detect", "F", "--n", "-1"], "--n is -1"),
         (["detect", "F", "--out", "x.jpg"], "must end in .html or .png"),
         (["detect", "F", "--rate", "200"], "--rate is 200"),
         (["transfer", "F", "F"], "named twice"),
