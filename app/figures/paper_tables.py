@@ -228,33 +228,3 @@ def limits(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
             f"pictures{auc}; {loud['name']}, which attacks nothing, is flagged on {percent(loud['flagged'])}."
         )
     return lines
-
-
-FIGURES = (
-    ("Figure 1", "A prediction in detection mode", "Attack", "reproduce figure1"),
-    (
-        "Figure 2",
-        "Histogram of the entropy, clean and attacked",
-        "Detection",
-        "detect CHECKPOINT --figure histogram --out FILE",
-    ),
-    ("Figure 3", "ROC under PGD, BIM and MIM", "Detection", "detect CHECKPOINT --figure roc --out FILE"),
-    ("Figure 4", "AUC at each epsilon", "Detection", "detect CHECKPOINT --figure auc --out FILE"),
-    ("Figure 5", "Predictions of three ensembles", "Attack", "reproduce figure5"),
-    ("Figure 6", "Loss surface, ADV-EN", "Loss surface", "surface CHECKPOINT PICTURE --out FILE"),
-    ("Figure 7", "Loss surface, ADP", "Loss surface", "surface CHECKPOINT PICTURE --out FILE"),
-    ("Figure 8", "Loss surface, CCE-RM", "Loss surface", "surface CHECKPOINT PICTURE --out FILE"),
-)
-"""Where each figure is: number, what it shows, the tab, and the command line after `python -m cce`."""
-
-
-def figure_list() -> str:
-    """Where each of the paper's figures can be seen; a tab's name is a button that goes there."""
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th><td>{escape(title)}</td>'
-        f'<td><button type="button" class="studio-go" data-tab="{escape(tab)}">{escape(tab)}</button></td>'
-        f"<td><code>python -m cce {escape(command)}</code></td></tr>"
-        for name, title, tab, command in FIGURES
-    )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("figure", "shows", "tab", "command line"))
-    return framed("Where each figure can be seen", head, rows)

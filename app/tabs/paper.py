@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import gradio as gr
 from gradio.context import Context
@@ -12,17 +13,9 @@ from app.figures import method, paper_tables
 from app.figures.values import fold
 from app.services import paper as service
 from app.studio import Studio
+from app.tabs import paper_figures
 
 TITLE = "Paper"
-_GO = """
-element.addEventListener('click', (event) => {
-  const wanted = event.target.closest('[data-tab]')?.dataset.tab;
-  if (!wanted) return;
-  // On a narrow page the last tabs are in a menu, as plain buttons.
-  for (const tab of document.querySelectorAll('button[role=tab], .overflow-dropdown button'))
-    if (tab.textContent.trim() === wanted) { tab.click(); window.scrollTo(0, 0); return; }
-});
-"""
 _HEAD = (
     "Printed numbers are those of Bui et al., AAAI 2021 (arXiv 2009.09612). They stand beside ours for comparison, not "
     "as the truth to be matched. Ours were measured when the ensembles were released; nothing is computed here, and "
@@ -37,6 +30,10 @@ _EQUAL = (
     "The tables are of ensembles of many recipes. These were made by one: the same epochs, attack in training, seed "
     "and number of images; only the loss differs, and with it the time that a step takes. Each was trained "
     "once: another seed may turn a small difference."
+)
+_FIGURES = (
+    "Each as the paper draws it, with our own numbers, measured when the ensembles were released; under each what it "
+    "does not say."
 )
 _READING = waiting("Reading what ships with the ensembles …", 16)
 
@@ -54,15 +51,16 @@ def build(studio: Studio) -> None:
             tables = gr.HTML(_READING, elem_id="tables")
         with gr.Tab("Figures", id="paper-figures"):
             heading("The paper's figures")
-            gr.HTML(paper_tables.figure_list(), js_on_load=_GO, elem_id="figure-list")
+            gr.HTML(f'<p class="studio-note">{_FIGURES}</p>')
+            parts = paper_figures.build()
             heading("What the detection figures do not say", 3)
             detection = gr.HTML(_READING, elem_id="detection-figures")
 
-    def read_paper() -> list[str]:
+    def read_paper() -> list[Any]:
         page = service.page(studio)
-        return [_tables(page), _detection(page)]
+        return [_tables(page), _detection(page), *paper_figures.fill(studio)]
 
-    read = tab.select(spoken(read_paper), None, [tables, detection], show_progress="hidden", **PRIVATE)
+    read = tab.select(spoken(read_paper), None, [tables, detection, *parts], show_progress="hidden", **PRIVATE)
     read.failure(**GIVE_UP)
 
 

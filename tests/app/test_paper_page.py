@@ -146,17 +146,6 @@ def test_an_auc_never_stands_without_the_attacker_who_knows(page: service.Page):
     assert paper_tables.limits(only) == []
 
 
-def test_every_figure_has_a_tab_and_a_command_line_that_is_known():
-    from app.interface import TABS
-    from cce.__main__ import build_parser
-
-    assert [name for name, *_ in paper_tables.FIGURES] == [f"Figure {i}" for i in range(1, 9)]
-    known = {tab.TITLE for tab in TABS}
-    for _, _, tab, command in paper_tables.FIGURES:
-        assert tab in known
-        build_parser().parse_args(command.replace("FILE", "x.html").split())
-
-
 # Eq. 5
 
 
