@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from app.figures import dumbbell
 from app.figures.values import fold, framed, table
+from app.services.models import dataset_title
 from app.services.trade import Row, Trade
 from cce.paper.cells import AT_RELEASE, MEASURED, NO_CHECKPOINT, NOT_AT_RELEASE, Result
 from cce.paper.equal_terms import Comparison, Family
@@ -25,12 +27,34 @@ def item(one: Item, results: Sequence[Result], counted: Mapping[str, int]) -> st
     words = "; ".join(f"{n} {status}" for status, n in counted.items())
     note = f'<p class="studio-note">{escape(one.note)}</p>' if one.note else ""
     unit = f" ({one.unit})" if one.unit else ""
-    inside = f'{note}{_grid(one, results)}<p class="studio-note">{escape(words)}.</p>{_details(one, measured)}'
+    picture = dumbbell.picture(results, one.unit)
+    grid = f'{_grid(one, results)}<p class="studio-note">{escape(words)}.</p>'
+    inside = f"{note}{picture}{fold('The numbers', grid) if picture else grid}{_details(one, measured)}"
     return (
         f'<details class="studio-paper" id="paper-{one.id}"{" open" if measured else ""}><summary>'
         f"<b>{escape(one.name)}</b> {escape(one.title)}{escape(unit)} <span>{escape(said)}</span></summary>"
         f"{inside}</details>"
     )
+
+
+def overview(items: Sequence[tuple[Item, Sequence[Result]]], found: Sequence[Order]) -> str:
+    """A line a table: where it is, how much of it is measured, and how many of its printed orders hold."""
+    head = ["table", "shows", "cells measured", *_VERDICTS.values()]
+    rows = []
+    for one, results in items:
+        measured = sum(r.status in (MEASURED, AT_RELEASE) for r in results)
+        own = [o for o in found if o.item == one.name]
+        said = [sum(o.verdict == verdict for o in own) for verdict in _VERDICTS]
+        cells = [one.title, f"{measured} of {len(results)}", *(str(n or "–") for n in said)]
+        link = f'<a href="#paper-{one.id}">{escape(one.name)}</a>'
+        rows.append(f'<tr><th scope="row">{link}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>')
+    titles = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    return framed("Each table, and how many of its printed orders hold", titles, "".join(rows), "overview")
+
+
+def datasets(one: Item) -> list[str]:
+    """Titles of the data sets of a table's cells."""
+    return list(dict.fromkeys(dataset_title(c.wanted.dataset) for c in one.cells if c.wanted))
 
 
 def _grid(one: Item, results: Sequence[Result]) -> str:

@@ -12,6 +12,7 @@ from app.components import GIVE_UP, PRIVATE, heading, spoken, waiting
 from app.figures import method, paper_tables
 from app.figures.values import fold
 from app.services import paper as service
+from app.services.models import dataset_title
 from app.studio import Studio
 from app.tabs import paper_figures
 
@@ -35,6 +36,7 @@ _FIGURES = (
     "Each as the paper draws it, with our own numbers, measured when the ensembles were released; under each what it "
     "does not say."
 )
+_ALL = ["All", *(dataset_title(name) for name in ("cifar10", "cifar100", "mnist"))]
 _READING = waiting("Reading what ships with the ensembles …", 16)
 
 
@@ -48,6 +50,7 @@ def build(studio: Studio) -> None:
         with gr.Tab("Tables", id="paper-tables"):
             heading("Printed and measured")
             gr.HTML(f'<p class="studio-note">{_HEAD}</p>')
+            dataset = gr.Radio(_ALL, value=_ALL[0], label="Data set", elem_id="paper-dataset")
             tables = gr.HTML(_READING, elem_id="tables")
         with gr.Tab("Figures", id="paper-figures"):
             heading("The paper's figures")
@@ -56,23 +59,28 @@ def build(studio: Studio) -> None:
             heading("What the detection figures do not say", 3)
             detection = gr.HTML(_READING, elem_id="detection-figures")
 
-    def read_paper() -> list[Any]:
+    def read_paper(wanted: str) -> list[Any]:
         page = service.page(studio)
-        return [_tables(page), _detection(page), *paper_figures.fill(studio)]
+        return [_tables(page, wanted), _detection(page), *paper_figures.fill(studio)]
 
-    read = tab.select(spoken(read_paper), None, [tables, detection, *parts], show_progress="hidden", **PRIVATE)
-    read.failure(**GIVE_UP)
+    quiet = {"show_progress": "hidden", **PRIVATE}
+    tab.select(spoken(read_paper), [dataset], [tables, detection, *parts], **quiet).failure(**GIVE_UP)
+    dataset.input(spoken(lambda wanted: _tables(service.page(studio), wanted)), [dataset], [tables], **quiet)
 
 
-def _tables(page: service.Page) -> str:
+def _tables(page: service.Page, wanted: str = "All") -> str:
+    """The tables of a data set, the verdicts first."""
+    items = [(one, found) for one, found in page.tables if wanted in ("All", *paper_tables.datasets(one))]
+    names_shown = {one.name for one, _ in items}
+    order = [o for o in page.orders if o.item in names_shown]
     count = len(page.ensembles)
     names = f"<p>{escape(', '.join(page.ensembles))}</p>" if count else ""
     used = fold(f"Measured on {count} ensemble{'' if count == 1 else 's'}", names)
     damaged = f'<p class="studio-note">Not readable: {escape(", ".join(page.damaged))}.</p>' if page.damaged else ""
-    shown = "".join(paper_tables.item(item, results, service.counts(results)) for item, results in page.tables)
+    shown = "".join(paper_tables.item(item, results, service.counts(results)) for item, results in items)
     return (
-        f"{used}{damaged}<h3>Does the printed order hold?</h3>"
-        f"{paper_tables.order_list(page.orders)}{_families(page)}{_trades(page)}<h3>Tables</h3>{shown}"
+        f"{used}{damaged}{paper_tables.overview(items, order)}<h3>Does the printed order hold?</h3>"
+        f"{paper_tables.order_list(order)}<h3>Tables</h3>{shown}{_families(page)}{_trades(page)}"
     )
 
 

@@ -67,7 +67,9 @@ def test_the_tables_show_printed_and_measured_and_the_figures_lead_to_their_tabs
     expect(page.locator("#tables .studio-paper")).to_have_count(14)
     page.get_by_role("tab", name="Figures", exact=True).click()
     expect(page.locator("#detection-figures")).to_contain_text("wrong and unflagged")
-    page.locator("#figure-list").get_by_role("button", name="Detection").first.click()
+    for number in range(1, 9):
+        expect(page.locator(f"#figure{number}-drawing-0 .main-svg").first).to_be_visible()
+    page.locator("#figure3-foot").get_by_role("button", name="Open the Detection tab").click()
     expect(page.get_by_role("tab", name="Detection")).to_have_attribute("aria-selected", "true")
 
 
