@@ -194,14 +194,15 @@ def measure(
         ConfigError: a number that cannot be used.
     """
     check(len(pictures.split) > 0, pictures.note)
-    n = min(check_count(count), len(pictures.split))
+    there = checkpoint.test_split(pictures.split)
+    n = min(check_count(count), len(there))
     aware = min(check_count(aware, "The number of pictures for detector-aware attacks"), n)
     check(max(a.steps for a in attacks) <= MAX_STEPS, f"An attack takes at most {MAX_STEPS} steps here.")
     side = checkpoint.model.config.input_shape[2]
     fitting = [name for name, _ in aware_choices(side)]
     check(any(name in fitting for name in knowing), "Choose at least one detector-aware attack.")
     _check_work(attacks, n, [REGISTRY[name] for name in knowing if name in fitting], aware)
-    split = pictures.split.first(n)
+    split = there.first(n)
     device = next(checkpoint.model.parameters()).device
     pulse = _Pulse(tell)
     report = detect(
@@ -309,7 +310,7 @@ def clean_reference(checkpoint: Checkpoint, pictures: Collection, found: Found |
 
 def _clean_scores(checkpoint: Checkpoint, pictures: Collection) -> tuple[Sample, str]:
     """Asked of the ensemble: the scores of the first pictures, and what these are called."""
-    split = pictures.split.first(COUNT)
+    split = checkpoint.test_split(pictures.split).first(COUNT)
     if not len(split):
         split = _examples(checkpoint)
     device = next(checkpoint.model.parameters()).device

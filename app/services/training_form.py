@@ -112,7 +112,14 @@ FOLDED = (
     Field(
         "evaluate_every", "Evaluate every (epochs)", "Epochs between two evaluations.", "number", low=0.01, high=1000
     ),
-    Field("evaluate_images", "Images to evaluate", "Test images at each evaluation.", "whole", low=1, high=10_000),
+    Field(
+        "evaluate_images",
+        "Images to evaluate",
+        "Test images at each evaluation, at most half.",
+        "whole",
+        low=1,
+        high=10_000,
+    ),
     Field("save_every", "Save every", "Steps between two saved states.", "whole", low=1, high=100_000),
     Field("compile", "Compile", "Slower start, faster steps on a GPU.", "switch"),
 )

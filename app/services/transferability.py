@@ -13,7 +13,7 @@ from app.services import attacks, gallery
 from app.services.models import read_released
 from app.services.work import Work, check_work
 from app.studio import Studio
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, common_test_split
 from cce.checkpoints.measurements import BLACK_BOX
 from cce.config import AttackConfig, check
 from cce.evaluation import transferability
@@ -114,7 +114,7 @@ def measure(
     count, seed = check_count(count), attacks.check_seed(seed)
     attacked = checkpoint.model.config.members + 1
     _check_work(attacked, "members and ensemble", count, config)
-    images, labels, source = _pictures(studio, checkpoint, count)
+    images, labels, source = _pictures(studio, [checkpoint], count)
     device = next(checkpoint.model.parameters()).device
     found = transferability.study(
         checkpoint.model, _pixels(images, device), labels.to(device), config, seed=seed, progress=_ticks(work)
@@ -178,7 +178,7 @@ def between(
     count, seed = check_count(count), attacks.check_seed(seed)
     _check_work(len(models), "ensembles", count, config)
     first = models[names[0]]
-    images, labels, source = _pictures(studio, first, count)
+    images, labels, source = _pictures(studio, list(models.values()), count)
     device = next(first.model.parameters()).device
     ensembles = {name: c.model for name, c in models.items()}
     found = transferability.black_box(
@@ -213,12 +213,12 @@ def endpoint(found: Found) -> dict[str, Any]:
     return {**values, "model": found.model, "attack": attack, "data": found.source}
 
 
-def _pictures(studio: Studio, checkpoint: Checkpoint, count: int) -> tuple[Tensor, Tensor, str]:
-    """Images uint8, labels, and which they are in a line."""
-    shelf = studio.collection(checkpoint)
+def _pictures(studio: Studio, ensembles: Sequence[Checkpoint], count: int) -> tuple[Tensor, Tensor, str]:
+    """Images uint8, labels, and which they are in a line; those of the first, where there are several."""
+    shelf = studio.collection(ensembles[0])
     check(len(shelf.split) > 0, shelf.note)
-    split = shelf.split.first(count)
-    title = gallery.dataset_title(checkpoint.dataset)
+    split = common_test_split(ensembles, shelf.split).first(count)
+    title = gallery.dataset_title(ensembles[0].dataset)
     which = f"the first {len(split):,} {title} test pictures"
     if shelf.missing_megabytes is not None:
         which = f"{len(split):,} of the {len(shelf.split)} {title} test pictures that ship"

@@ -30,6 +30,7 @@ from cce.config import ConfigError, Defense, Detector, ModelConfig, TrainConfig,
 from cce.config.json_files import JsonError, read_json
 from cce.config.shapes import shown
 from cce.data import datasets as data
+from cce.data.datasets import DataError, Selection, Split
 from cce.data.picture_split import FILE as PICTURES
 from cce.data.picture_split import Record, read_record
 from cce.machine.files import write_atomically, written_beside
@@ -52,6 +53,7 @@ class Checkpoint:
     `detector` is the one that speaks by default, the paper's; `detectors` are further ones by their names.
     `metrics` is what `python -m cce evaluate` wrote, without the figures that do not fit: `left_out` names them.
     `pictures`: of an own folder, what each picture was for.
+    `selected_on`: the test images that chose this state among those of its run; None: none did, or it is not recorded.
     """
 
     id: str
@@ -80,6 +82,24 @@ class Checkpoint:
         return there[wanted]
 
     pictures: Record | None = None
+    selected_on: Selection | None = None
+
+    def test_split(self, test: Split) -> Split:
+        """The images to evaluate this ensemble on: those of a test split that had no part in choosing its weights.
+
+        Args:
+            test: test images, without those that calibrate detectors (`Dataset.detection_test`).
+
+        Raises:
+            DataError: there is none left.
+        """
+        left = test.without(self.selected_on) if self.selected_on else test
+        if len(test) and not len(left):
+            raise DataError(
+                f"each of the {len(test)} test images had a part in choosing {self.id} among the states of its run; "
+                "evaluate it on more images, or the run's last state"
+            )
+        return left
 
     @property
     def defense_name(self) -> str:
@@ -144,7 +164,15 @@ class Checkpoint:
             "training": self.training,
             "detector": asdict(self.detector) if self.detector else None,
             **({"detectors": {k: asdict(d) for k, d in self.detectors.items()}} if self.detectors else {}),
+            **({"selected_on": to_json(self.selected_on)} if self.selected_on else {}),
         }
+
+
+def common_test_split(ensembles: Sequence[Checkpoint], test: Split) -> Split:
+    """The images that none of several ensembles was chosen on, to evaluate all of them; see `Checkpoint.test_split`."""
+    for checkpoint in ensembles:
+        test = checkpoint.test_split(test)
+    return test
 
 
 def training_record(
@@ -336,12 +364,14 @@ def _parse_config(path: Path, values: dict[str, Any]) -> tuple[ModelConfig, dict
         detectors = {k: from_json(Detector, d, f"detectors.{k}") for k, d in detectors.items()}
         for name, one in detectors.items():
             check(name == one.name, f"detectors.{name} is the detector {one.name!r}; it must have its own name")
+        chosen = values.get("selected_on")  # absent in older checkpoints, and where nothing was chosen
+        selected_on = None if chosen is None else from_json(Selection, chosen, "selected_on")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     _check_size(path, config, values["dataset"])
     training, left_out = fit_training(values["training"])
     fields = {k: values[k] for k in ("id", "dataset")} | {"training": training, "left_out": tuple(left_out)}
-    fields |= {"defense": defense, "detector": detector, "detectors": detectors}
+    fields |= {"defense": defense, "detector": detector, "detectors": detectors, "selected_on": selected_on}
     return config, {**fields, "classes": tuple(values["classes"])}
 
 

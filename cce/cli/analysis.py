@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cce.checkpoints import folder as checkpoints
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, common_test_split
 from cce.checkpoints.measurements import add_black_box, read_measurement, write_measurement
 from cce.cli import (
     Commands,
@@ -173,7 +173,7 @@ def _measured_detection(
     texts = options.attacks
     attacks = parse_attacks(texts, base) if texts else presets.figure_attacks(checkpoint.dataset)
     dataset = load_dataset(checkpoint, options)
-    x, labels = _images(dataset.detection_test, options.n, "detect")
+    x, labels = _images(checkpoint.test_split(dataset.detection_test), options.n, "detect")
     held = dataset.calibration
     with progress_bar() as tell:
         found = measure(
@@ -220,7 +220,7 @@ def transfer(options: argparse.Namespace) -> int:
         check_classes(other, dataset.classes, dataset.name)
         shape = other.model.config.input_shape
         check(shape == dataset.input_size, f"{other.id} takes pictures of {shape}, {made[0].id} {dataset.input_size}")
-    x, labels = _images(dataset.detection_test, options.n, "transfer")
+    x, labels = _images(common_test_split(made, dataset.detection_test), options.n, "transfer")
     x, labels = x.to(device), labels.to(device)
     alone = len(made) == 1
     with progress_bar() as tell:

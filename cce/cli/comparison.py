@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cce.checkpoints import folder as checkpoints
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, common_test_split
 from cce.cli import Commands, add_device_and_data, add_json, add_seed, find_checkpoint, print_json, progress_bar
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.cli.evaluation import ATTACK_FORM, parse_attack, partial_results
@@ -73,7 +73,7 @@ def _measure(group: Sequence[Checkpoint], options: argparse.Namespace, device: A
 
     base = presets.default_attack(group[0].dataset)
     attack = parse_attack(options.attack, base) if options.attack else base
-    split = load_dataset(group[0], options).detection_test
+    split = common_test_split(group, load_dataset(group[0], options).detection_test)
     if options.n > len(split):
         print(f"cce compare: there are {len(split)} test images; all are used", file=sys.stderr)
     split = split.first(min(options.n, len(split)))

@@ -175,7 +175,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.add:
         on = checkpoint.metrics.get("data", "images that are not stated")
         check(on.endswith(f" of {dataset.name}"), f"--add: {checkpoint.id} was measured on {on}, not on {dataset.name}")
-    split = dataset.detection_test
+    split = checkpoint.test_split(dataset.detection_test)
     if options.n > len(split) and processes.main:
         print(f"cce evaluate: there are {len(split)} test images; all are used", file=sys.stderr)
     split = split.first(min(options.n, len(split)))

@@ -159,9 +159,9 @@ def train_in(
         if best is not None:
             place = (device, trainer.machines, trainer.started_from)
             made = Snapshot(best, config, trainer.best_step, trainer.seconds, *place)
-            where = save_with_card(
-                presets.export(made, dataset, f"{name}-best", weights=options.weights), folder.best_checkpoint
-            )
+            chosen_on = trainer.monitored.selection()
+            exported = presets.export(made, dataset, f"{name}-best", weights=options.weights, selected_on=chosen_on)
+            where = save_with_card(exported, folder.best_checkpoint)
             print(f"{where}: step {trainer.best_step}, the best {criterion(config.defense)}")
     except SafetensorError as error:
         raise RunError(f"the ensemble cannot be saved: {error}; make room and run the same command again") from error

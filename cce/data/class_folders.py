@@ -110,11 +110,11 @@ def load(
     labels = {f.key: f.label for f in files}
 
     def split(keys: Sequence[str], start: int = 0) -> Split:
-        return Split(torch.stack([images[k] for k in keys]), torch.tensor([labels[k] for k in keys]), start)
+        pixels, targets = torch.stack([images[k] for k in keys]), torch.tensor([labels[k] for k in keys])
+        return Split(pixels, targets, start, tuple(keys))
 
     testing = split([*parts["test"], *parts["calibration"]])
-    start = len(parts["test"])
-    calibration = Split(testing.images[start:], testing.labels[start:], start)
+    calibration = testing.last(len(parts["calibration"]))
     notes = (*layout.notes, *_skipped_words(skipped), *made.notes)
     record = options.record or made.record({})
     record = replace(record, skipped={**record.skipped, **skipped})

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cce.config import ConfigError, mirror_keeps_class
+from cce.config import ConfigError, check, mirror_keeps_class
 from cce.data import files as data_files
 from cce.data.downloads import DOWNLOAD_BYTES, Progress, fetch
 from cce.data.files import SHAPES, DataError
@@ -70,6 +70,23 @@ DIGITS_SIZE = 16
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Images that a choice was made on: ``start`` to ``stop - 1`` of an official set, or a folder's pictures by key."""
+
+    start: int = 0
+    stop: int = 0
+    keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(0 <= self.start <= self.stop, f"start is {self.start} and stop {self.stop}; 0 <= start <= stop")
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return len(self.keys) or self.stop - self.start
+
+
+@dataclass(frozen=True)
 class Split:
     """Images with their labels: a run of consecutive ones from an official set.
 
@@ -77,18 +94,22 @@ class Split:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64.
         start: index of the first one in the official set.
+        keys: of a folder of pictures, each one's key (``cce.data.picture_split``); empty for a named data set.
 
     Raises:
-        ValueError: images and labels differ in number.
+        ValueError: images, labels and keys differ in number.
     """
 
     images: Tensor
     labels: Tensor
     start: int = 0
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+        if self.keys and len(self.keys) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(self.keys)} keys")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,7 +122,35 @@ class Split:
         """
         if n < 0:
             raise ValueError(f"n is {n}; how many images to take cannot be negative")
-        return Split(self.images[:n], self.labels[:n], self.start)
+        return Split(self.images[:n], self.labels[:n], self.start, self.keys[:n])
+
+    def last(self, n: int) -> "Split":
+        """The last n, or all if there are fewer. Shares memory with this split.
+
+        Raises:
+            ValueError: n is negative.
+        """
+        if n < 0:
+            raise ValueError(f"n is {n}; how many images to take cannot be negative")
+        begin = max(0, len(self) - n)
+        return Split(self.images[begin:], self.labels[begin:], self.start + begin, self.keys[begin:])
+
+    def selection(self) -> Selection:
+        """Which images these are."""
+        return Selection(keys=self.keys) if self.keys else Selection(self.start, self.start + len(self))
+
+    def without(self, selection: Selection) -> "Split":
+        """The images that are not in a selection, in their order. Shares memory where these come first."""
+        if self.keys:
+            chosen = set(selection.keys)
+            out = [key in chosen for key in self.keys]
+        else:
+            out = [selection.start <= self.start + i < selection.stop for i in range(len(self))]
+        left = [i for i, gone in enumerate(out) if not gone]
+        if left == list(range(len(left))):
+            return self.first(len(left))
+        keys = tuple(self.keys[i] for i in left) if self.keys else ()
+        return Split(self.images[left], self.labels[left], self.start + left[0], keys)
 
     def pixels(self) -> Tensor:
         """The images as ``(N, C, H, W)`` float32 in [0, 1], on the 1/255 grid."""

@@ -14,7 +14,7 @@ from cce.checkpoints.compact import halve, quarter
 from cce.checkpoints.folder import Checkpoint, training_record
 from cce.config import ATTACKS, AttackConfig, ConfigError, TrainConfig, default_attack
 from cce.config.recipes import RECIPES
-from cce.data.datasets import Dataset
+from cce.data.datasets import Dataset, Selection
 from cce.detectors import calibrate
 from cce.evaluation.outcomes import outcome
 from cce.models import Ensemble
@@ -93,7 +93,12 @@ def figure_attacks(
 
 
 def export(
-    trainer: Trained, dataset: Dataset, name: str, false_positive_rate: float = 0.05, weights: str = "float32"
+    trainer: Trained,
+    dataset: Dataset,
+    name: str,
+    false_positive_rate: float = 0.05,
+    weights: str = "float32",
+    selected_on: Selection | None = None,
 ) -> Checkpoint:
     """A trained ensemble as a checkpoint, its detector calibrated on the calibration images.
 
@@ -104,6 +109,7 @@ def export(
         false_positive_rate: of the detector on the calibration images.
         weights: what they are rounded to first, in place: `float32`, `float16` or `int8`
             (see `cce.checkpoints.compact`).
+        selected_on: the test images that chose this state among the run's; None: it is the last one, not a choice.
     """
     model = trainer.released.eval()
     if weights != "float32":
@@ -123,6 +129,7 @@ def export(
         ),
         pictures=dataset.record,
         detector=calibrate(clean.entropy.cpu().numpy(), false_positive_rate, where),
+        selected_on=selected_on,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cce.attacks.in_parts import attack_in_parts
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, common_test_split
 from cce.checkpoints.measurements import read_measurement
 from cce.config import AttackConfig, check
 from cce.data import datasets as data
@@ -65,11 +65,14 @@ class Bench:
         return replace(config, steps=min(config.steps, self.steps)) if self.steps else config
 
     def images(self, c: Checkpoint) -> Images | None:
-        """Images and labels on the checkpoint's device, none of which calibrated a detector; None: not here."""
+        """Images and labels on the checkpoint's device; None: not here.
+
+        None of them calibrated a detector, or chose one of the checkpoints among the states of its run.
+        """
         size = c.model.config.input_shape[1]
         key = (c.dataset, size)
         if key not in self._images:
-            self._images[key] = self._load(c.dataset, size) if self.n else None
+            self._images[key] = self._load(*key) if self.n else None
         found = self._images[key]
         return found and tuple(t.to(device_of(c)) for t in found)  # type: ignore[return-value]
 
@@ -81,7 +84,8 @@ class Bench:
         else:
             test = data.load_test(dataset, self.root)
             split = test.first(len(test) - len(test) // 10)  # the last tenth calibrates detectors
-        split = split.first(self.n)
+        measured = [c for c in self.checkpoints if (c.dataset, c.model.config.input_shape[1]) == (dataset, size)]
+        split = common_test_split(measured, split).first(self.n)
         return split.pixels(), split.labels
 
     def outcome(self, judge: Checkpoint, source: Checkpoint, config: AttackConfig | None) -> Outcome:

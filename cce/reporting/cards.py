@@ -78,6 +78,11 @@ def _summary(c: Checkpoint) -> str:
             f"Detector: flagged where the entropy of f_en exceeds {d.threshold:.3f} nats; "
             f"{percent(d.false_positive_rate)} false positives on {d.calibrated_on} ({d.images} images).",
         ]
+    if c.selected_on:
+        lines += [
+            "",
+            f"Chosen among the states of its run on {c.selected_on.count:,} test images; no figure below is of these.",
+        ]
     if c.detectors:
         lines += ["", "Further detectors:", "", *(f"- {describe(d)}" for d in c.detectors.values())]
     return "\n".join(lines) + "\n"

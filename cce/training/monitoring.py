@@ -22,10 +22,12 @@ UNIFORM = 0.98
 
 
 def monitoring_split(dataset: Dataset, count: int) -> Split:
-    """Images watched during training: the last of the test set that detectors may be tested on."""
+    """Images evaluated during training, which choose the best state: the last `count` of the detection test split.
+
+    They are at most half of it, so that images are left that had no part in the choice (`Checkpoint.test_split`).
+    """
     test = dataset.detection_test
-    start = max(0, len(test) - count)
-    return Split(test.images[start:], test.labels[start:], test.start + start)
+    return test.last(min(count, max(1, len(test) // 2)))
 
 
 def monitoring_figures(

@@ -98,7 +98,7 @@ def probe_trainer(config: TrainConfig, images: int, device: torch.device) -> Tra
         return Split(pixels, torch.arange(count) % classes, start)
 
     names = tuple(str(label) for label in range(classes))
-    dataset = Dataset(config.dataset, names, noise(images), noise(1, _LOOK_IMAGES), noise(_LOOK_IMAGES))
+    dataset = Dataset(config.dataset, names, noise(images), noise(1, 2 * _LOOK_IMAGES), noise(2 * _LOOK_IMAGES))
     small = replace(config, batch_size=images, train_images=0, evaluate_images=_LOOK_IMAGES, compile=False)
     return Trainer(small, dataset, RunFolder(Path("nowhere")), device)
 

@@ -223,6 +223,9 @@ class Trainer:
         self.step = step
         start = step - step % self.steps_per_epoch
         rows = self.team.gather(self.folder.metrics() if self.team.main else None)[0]
+        looks = [r for r in rows if r["kind"] == "evaluation" and r["step"] == self.best_step]
+        if any(r.get("images", len(self.monitored)) != len(self.monitored) for r in looks):
+            self.best = None  # chosen on other images, by a version that evaluated more of them: choose anew
         logged = [r for r in rows if r["kind"] == "training"]
         self.epoch_entropy = [r["entropy_clean"] for r in logged if r["step"] > start]
         self.epoch_loss = [r["natural"] for r in logged if r["step"] > start]
