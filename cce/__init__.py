@@ -1,7 +1,8 @@
 """CCE: ensembles trained by collaboratively promoting and demoting adversarial robustness (AAAI 2021).
 
-The library behind the Studio. Images are float32 `(B, C, H, W)` in [0, 1]; epsilon and step_size
-are in pixel units (8 / 255, not 8); entropies are nats; accuracies are fractions in [0, 1].
+May be imported by: the app and the benchmarks. Must not go in: anything of a screen.
+Images are float32 `(B, C, H, W)` in [0, 1]; epsilon and step_size are in pixel units (8 / 255, not 8); entropies are
+nats; accuracies are fractions in [0, 1].
 """
 
 import os

@@ -1,6 +1,7 @@
 """The order of packages: imports point one way along it, inside functions too, and no modules import each other."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,11 +134,45 @@ def test_the_library_knows_no_screen():
             assert not [n for n in names if n.split(".")[0] in ("app", "gradio")], path
 
 
-@pytest.mark.parametrize("package", [*ORDER])
-def test_a_package_says_what_it_is_for(package):
-    path = ROOT / "cce" / package / "__init__.py"
-    if path.exists():
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+PARTS = ("services", "figures", "api", "tabs")
+"""The packages of `app`; its own modules, beside them, may import each."""
+
+CLAIM = re.compile(r".+ May be imported by: (?P<importers>.+)\. Must not go in: .+")
+"""What a package is for, what may import it, and what must not go in."""
+
+
+def claimed(package: str) -> set[str]:
+    """The importers that a package's docstring names, of `ORDER`, `PARTS` and `app`; raises where it names none."""
+    docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")))
+    words = CLAIM.match(" ".join((docstring or "").split()))
+    assert words, f"{package} does not say what it is for, what may import it and what must not go in"
+    text = words["importers"]
+    found = {name for name in (*ORDER, *PARTS) if re.search(rf"\b{name}\b", text)}
+    if "what follows" in text:
+        found |= set(ORDER[min(map(ORDER.index, found)) :])
+    other_names = {"the app": "app", "the Studio": "app", "the command line": "cli"}
+    return found | {name for words, name in other_names.items() if words in text}
+
+
+def test_a_package_says_what_it_is_for_and_what_may_import_it():
+    importers: dict[str, set[str]] = {}
+    for name, imported in graph("cce", "app").items():
+        top, here = name.partition(".")[0], package_of(name)
+        for other in imported:
+            package = f"{other.partition('.')[0]}/{package_of(other)}"
+            same = top == package.partition("/")[0]
+            if (ROOT / package).is_dir() and not (same and here == package_of(other)):
+                who = here if same and (here in PARTS or here in ORDER) else top
+                importers.setdefault(package, set()).add(who)
+    for package in (*(f"cce/{name}" for name in ORDER), *(f"app/{name}" for name in PARTS)):
+        told = claimed(package)
+        against = importers.get(package, set()) - {"cce", "app"} - told
+        assert not against, f"{package} is imported by {against}, which its docstring does not name"
+        if package.startswith("cce"):
+            place = ORDER.index(package_of(package.replace("/", ".")))
+            assert all(ORDER.index(name) > place for name in told & set(ORDER)), f"{package} names one before it"
+            assert "app" not in importers.get(package, set()) or "app" in told, f"{package} does not name the app"
+    claimed("cce"), claimed("app")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Commands: `python -m cce COMMAND`, a module a topic. Each adds its parsers; the parsers name what they run.
 
-Epsilon and step size are typed in 1/255 here; the library takes pixel units.
+May be imported by: `cce.__main__`. Must not go in: anything that the app needs too. Epsilon and step size are typed in
+1/255 here; the library takes pixel units.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Configuration, the first stage: what a model, an attack and a training run are made of.
+"""Configuration: what models, attacks, detectors and runs are made of, as frozen classes that check themselves.
 
-Every class is frozen, checks itself when it is made, and goes to and from plain JSON values.
-The command line, the app and the checkpoints all build these same objects.
+May be imported by: machine, data and what follows, the app. Must not go in: anything that computes, reads an image or
+knows where a value was typed.
 """
 
 from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES

@@ -1,6 +1,6 @@
 """Detectors: inputs judged by name, by one look or by a push, and thresholds calibrated at a stated rate.
 
-May be imported by: checkpoints, evaluation, training and what follows. Must not go in: attacks on a detector, figures.
+May be imported by: checkpoints, evaluation and what follows, the app. Must not go in: attacks on a detector, figures.
 """
 
 from cce.detectors.consistency import usual_radii

@@ -1,6 +1,6 @@
 """Members, the ensemble, and its copy with batch norm folded in: plain PyTorch.
 
-May be imported by: all that computes with an ensemble. Must not go in: native code, attacks, losses, files.
+May be imported by: fast, attacks and what follows, the app. Must not go in: native code, attacks, losses, files.
 """
 
 from cce.models.devices import IN_CACHE, fast_dtype, resolve_device
