@@ -406,8 +406,19 @@ def _raw_digits() -> tuple[np.ndarray, np.ndarray]:
     scikit-learn keeps the writers together: cut as it is, the calibration and the test images would
     come from different hands, and a threshold set for 5 % of the one would flag 16 % of the other.
     """
-    from sklearn.datasets import load_digits  # takes a second to import: only where needed
+    rows = _digits_rows()
+    images, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return images[order], labels[order]
+
+
+def _digits_rows() -> np.ndarray:
+    """scikit-learn's rows of 64 values and a label, from its file: its import takes a second of every process."""
+    spec = importlib.util.find_spec("sklearn")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz" if spec and spec.origin else None
+    if path and path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits  # an installation that keeps the file elsewhere
 
     digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    return digits.images[order], digits.target[order]
+    return np.column_stack([digits.data, digits.target])

@@ -1,5 +1,6 @@
 """Data: no real data set and no network; tiny files in a temporary folder, a fake torchvision."""
 
+import importlib.util
 import time
 import types
 from pathlib import Path
@@ -111,6 +112,16 @@ def test_digits_are_always_there(tmp_path):
     assert [s.start for s in (dataset.train, dataset.calibration, dataset.test)] == [0, 1257, 1437]
     assert dataset.input_size == (1, 16, 16) and dataset.train.images.max() == 255
     assert len(dataset.detection_test) == 360 and not dataset.flips
+
+
+def test_digits_are_scikit_learns_wherever_it_keeps_them(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    own = load_digits()
+    expected = np.column_stack([own.data, own.target])
+    assert np.array_equal(data._digits_rows(), expected)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert np.array_equal(data._digits_rows(), expected)
 
 
 def test_digits_follow_the_stated_rule():
