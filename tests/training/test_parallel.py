@@ -21,7 +21,8 @@ from tiny_runs import tiny_config
 CONFIG = tiny_config(
     phases=(Phase("crossing", 1, CCE_RM, TrainingAttack((2, 2), (0.1, 0.1), (2.0, 2.0)), 1e-3, "one-cycle"),),
     batch_size=16,
-    train_images=192,
+    train_images=128,
+    evaluate_every=1.0,
     evaluate_images=41,
     clip_norm=5.0,
 )
@@ -56,8 +57,17 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         share_batch_size(16, Team(0, 3))
 
 
-def together(words: list[str]) -> list[str]:
-    """Run `python -m cce` in two processes as a launcher would; what each printed to standard error."""
+def launched(words: list[str]) -> None:
+    """Run `python -m cce` in two processes by torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cce"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = Path(__file__).parents[2]
+    done = subprocess.run([*launcher, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def together(words: list[str]) -> None:
+    """Run `python -m cce` in two processes with the variables that a launcher sets."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -76,20 +86,22 @@ def together(words: list[str]) -> list[str]:
         for process in started:
             process.kill()
     assert [p.returncode for p in started] == [0, 0], said
-    return said
+
+
+MORE = {"ema_decay": 0.9, "awp_gamma": 0.01, "label_smoothing": 0.1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("added", [{}, {"ema_decay": 0.9, "awp_gamma": 0.01, "label_smoothing": 0.1}], ids=["", "more"])
-def test_two_processes_train_as_one(added, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("added", "start"), [({}, together), (MORE, launched)], ids=["", "more, by torchrun"])
+def test_two_processes_train_as_one(added, start, tmp_path, monkeypatch):
     """With PyTorch's convolutions: the smaller their rounding, the fewer signs of PGD's gradients turn on it."""
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(to_json(CONFIG) | added))
-    words = ["train", "--config", str(path), "--quiet", "--device", "cpu", "--run"]
+    words = ["train", "--config", str(path), "--quiet", "--device", "cpu", "--run-folder"]
     monkeypatch.setenv("CCE_STUDIO_NATIVE", "0")
     with kernels.turned_off():
         assert main([*words, str(tmp_path / "one")]) == 0
-    together([*words, str(tmp_path / "two")])
+    start([*words, str(tmp_path / "two")])
     one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))
     assert two.status()["state"] == "finished"
     a, b = one.metrics(), two.metrics()
