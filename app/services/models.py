@@ -54,6 +54,8 @@ class Entry:
     defense: str
     architecture: str
     members: int
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
     run: bool = False
     on_hub: bool = False
 
@@ -295,7 +297,8 @@ def _read_entry(folder: Path) -> Entry:
 def _entry(folder: Path, stamp: _Stamp) -> Entry:
     config, fields = checkpoints.read_config(folder)
     defense = fields["defense"].name_with(config.members)
-    return Entry(fields["id"], folder, fields["dataset"], defense, config.architecture, config.members)
+    shape = config.architecture, config.members, config.input_shape, fields["classes"]
+    return Entry(fields["id"], folder, fields["dataset"], defense, *shape)
 
 
 def _passing(entry: Entry) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from app.services import attacks
 from app.services.models import Entry, Registry
-from cce.checkpoints.folder import Checkpoint, CheckpointError
+from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig, default_attack
 from cce.evaluation.one_picture import Teller, subset_of
 
@@ -18,19 +18,14 @@ SAME, EACH = "same", "each"
 
 
 def partners(registry: Registry, name: str) -> list[Entry]:
-    """The other ensembles that take the same pictures and name the same classes."""
-    mine = registry.get(name)
-    found = []
-    for entry in registry.entries():
-        if entry.id == name or entry.dataset != mine.dataset:
-            continue
-        try:
-            other = registry.get(entry.id)
-        except CheckpointError:
-            continue  # the list of models says why
-        if other.model.config.input_shape == mine.model.config.input_shape and other.classes == mine.classes:
-            found.append(entry)
-    return found
+    """The other ensembles that take the same pictures and name the same classes; none of them is loaded for it."""
+    mine, broken = registry.get(name), registry.broken()
+    wanted = mine.dataset, mine.model.config.input_shape, mine.classes
+    return [
+        entry
+        for entry in registry.entries()
+        if (entry.dataset, entry.input_shape, entry.classes) == wanted and entry.id != name and entry.id not in broken
+    ]
 
 
 @dataclass(frozen=True)

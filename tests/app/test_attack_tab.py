@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from app.studio import Studio
 from app.tabs import attack, attack_controls, attack_results, picture_picker
 from app.tabs.attack_controls import config_of
 from cce.checkpoints import folder as checkpoints
-from cce.checkpoints.folder import Checkpoint
+from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.config import ATTACKS, AttackConfig, ConfigError
 
 PGD = AttackConfig("pgd", 0.15, 0.04, 6)
@@ -165,6 +166,17 @@ def test_only_ensembles_of_the_same_pictures_and_classes_fit_beside(studio, tiny
     checkpoints.save(renamed, tmp_path / "renamed")
     registry = Registry([tiny_checkpoints, tmp_path / "renamed"], "cpu")
     assert [entry.id for entry in partners.partners(registry, "tiny-two")] == ["tiny-three"]
+    assert list(registry._loaded) == ["tiny-two"]  # the list of others loads none of them
+
+
+def test_an_ensemble_that_would_not_load_is_not_offered_again(tiny_checkpoints, tmp_path):
+    for name in ("tiny-two", "tiny-three"):
+        shutil.copytree(tiny_checkpoints / name, tmp_path / name)
+    (tmp_path / "tiny-three" / "model.safetensors").write_bytes(b"cut")
+    registry = Registry([tmp_path], "cpu")
+    with pytest.raises(CheckpointError):
+        registry.get("tiny-three")
+    assert partners.partners(registry, "tiny-two") == []
 
 
 @pytest.mark.parametrize("mode", ["same", "each"])
