@@ -1,10 +1,12 @@
-"""400 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
+"""100 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
 
-The listeners of a built page are called as they are, in this process; the whole page is built anew for every hundredth.
+The listeners of a built page are called as they are, in this process; the whole page is built anew for every fiftieth.
+`CCE_TEST_MUTATIONS=400` makes more of each.
 """
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ from tiny_runs import tiny_config
 
 pytestmark = pytest.mark.slow
 
-COUNT, EVERY = 400, 100
+COUNT, EVERY = int(os.environ.get("CCE_TEST_MUTATIONS", "100")), 50
 GOOD = "tiny-three"
 """The ensemble that nothing happens to."""
 
@@ -71,14 +73,16 @@ class Served:
             write_run(self.sound / "runs" / name, two)
         shutil.copy(FIGURES / "metrics.json", two)
         shutil.copytree(FIGURES / "measurements", two / "measurements")
-        self.put_back()
+        shutil.copytree(self.sound, self.place)
         self.studio = self.fresh()
         self.page = build(self.studio)
         self.endpoints = {d.api_name: d.fn for d in self.page.fns.values() if d.api_name}
 
-    def put_back(self) -> None:
-        shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(self.sound, self.place)
+    def put_back(self, *folders: str) -> None:
+        """Make folders sound again."""
+        for folder in folders:
+            shutil.rmtree(self.place / folder, ignore_errors=True)
+            shutil.copytree(self.sound / folder, self.place / folder)
 
     def fresh(self) -> Studio:
         jobs = Jobs(self.place / "runs")
@@ -143,7 +147,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def each(served: Served, picture: bytes, folder: str, files: list[str], first: int, tables: int = 0) -> None:
     """Every mutation of some files of a folder."""
     for seed in range(first, first + COUNT):
-        served.put_back()
+        served.put_back(folder)
         words = mutations.damage(served.place / folder, files, seed)
         try:
             served.answers(picture)
@@ -154,6 +158,7 @@ def each(served: Served, picture: bytes, folder: str, files: list[str], first: i
                 build(served.fresh())
         except Exception as error:
             raise AssertionError(words) from error
+    served.put_back(folder)
 
 
 def test_damaged_run_folders(served: Served, digit_png: Path):
@@ -163,7 +168,7 @@ def test_damaged_run_folders(served: Served, digit_png: Path):
 
 def test_the_line_is_tended_beside_damaged_run_folders(served: Served):
     for seed in range(COUNT):
-        served.put_back()
+        served.put_back("runs/bad", "runs/good")
         words = mutations.damage(served.place / "runs" / "bad", ["job.json", "status.json", "config.json"], seed)
         record = served.place / "runs" / "good" / "job.json"
         record.write_text('{"state": "waiting", "asked_at": 1, "command": ["true"]}')
@@ -171,6 +176,7 @@ def test_the_line_is_tended_beside_damaged_run_folders(served: Served):
         jobs.tend()
         assert json.loads(record.read_text())["state"] == "started", words
         training.left_out(jobs)
+    served.put_back("runs/bad", "runs/good")
 
 
 def test_damaged_checkpoint_folders(served: Served, digit_png: Path):

@@ -29,14 +29,16 @@ def both(network, x):
 
 
 @compiled
-@pytest.mark.parametrize("count", [1, 6, 7, 30])
 @pytest.mark.parametrize(
-    ("architecture", "shape", "classes"),
+    ("architecture", "shape", "classes", "count"),
     [
-        ("resnet8", (1, 8, 8), 10),
-        ("resnet14", (3, 28, 20), 7),
-        ("resnet20", (3, 32, 32), 10),
-        ("resnet8", (8, 4, 4), 2),
+        ("resnet8", (1, 8, 8), 10, 1),
+        ("resnet8", (1, 8, 8), 10, 6),
+        ("resnet8", (1, 8, 8), 10, 7),
+        ("resnet8", (1, 8, 8), 10, 30),
+        ("resnet14", (3, 28, 20), 7, 7),
+        ("resnet20", (3, 32, 32), 10, 3),
+        ("resnet8", (8, 4, 4), 2, 30),
     ],
     ids=str,
 )

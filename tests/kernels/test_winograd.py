@@ -42,10 +42,15 @@ def plain(x, w, bias, add, relu):
     return F.relu(y) if relu else y
 
 
+MORE = ("", "bias", "bias and sum")
+EACH = [  # every shape, and with one of them every way to end
+    *((shape, MORE[i % 3], bool(i % 2)) for i, shape in enumerate(SHAPES)),
+    *((SHAPES[1], more, relu) for more in MORE for relu in (False, True) if (more, relu) != (MORE[1], True)),
+]
+
+
 @compiled
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("more", ["", "bias", "bias and sum"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "more", "relu"), EACH, ids=str)
 def test_it_is_the_plain_convolution_with_its_gradients(shape, more, relu):
     x, w, bias, add = operands(*shape)
     given = [x, w, bias if more else None, add if "sum" in more else None]

@@ -89,22 +89,35 @@ def refuse_processes(runs: Jobs) -> None:
         time.sleep(0.1)
 
 
-def test_a_run_ends_in_an_ensemble_and_leaves_no_process(runs: Jobs):
-    assert runs.start("first", small()).state == "running"
-    pid = wait_for(runs, "first", lambda j: j.record.get("pid")).record["pid"]
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    """The jobs of one run of `TWICE`, `whole`, that nobody disturbed."""
+    made = Jobs(tmp_path_factory.mktemp("undisturbed") / "runs")
+    assert made.start("whole", small(TWICE)).state == "running"
+    pid = wait_for(made, "whole", lambda j: j.record.get("pid")).record["pid"]
     assert os.getsid(pid) == pid
     assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
     group = Path(f"/proc/{pid}/autogroup")
     assert not group.exists() or group.read_text().split()[-1] == "10"
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-    assert os.readlink(f"/proc/{pid}/fd/1") == os.readlink(f"/proc/{pid}/fd/2") == str(runs.root / "first" / "log.txt")
-    job = wait_for(runs, "first", lambda j: not j.live)
-    assert job.state == "finished", job.error
-    assert job.progress == 1
-    made = checkpoints.load(job.checkpoint)
-    assert made.id == "first" and made.detector is not None
-    assert runs.checkpoints() == [job.folder.checkpoint]
-    refuse_processes(runs)
+    assert os.readlink(f"/proc/{pid}/fd/1") == os.readlink(f"/proc/{pid}/fd/2") == str(made.root / "whole" / "log.txt")
+    wait_for(made, "whole", lambda j: not j.live)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: Jobs) -> Job:
+    """The run that nobody disturbed."""
+    return undisturbed.get("whole")
+
+
+def test_a_run_ends_in_an_ensemble_and_leaves_no_process(undisturbed: Jobs, whole: Job):
+    assert whole.state == "finished", whole.error
+    assert whole.progress == 1
+    made = checkpoints.load(whole.checkpoint)
+    assert made.id == "whole" and made.detector is not None
+    assert undisturbed.checkpoints() == [whole.folder.checkpoint]
+    refuse_processes(undisturbed)
 
 
 def test_two_at_once_from_two_processes_one_runs_one_waits_then_follows_by_itself(runs: Jobs):
@@ -127,16 +140,6 @@ def test_two_at_once_from_two_processes_one_runs_one_waits_then_follows_by_itsel
     assert max(seen) <= 2  # two only while the first ends, its work done
     first, second = sorted(runs.all(), key=lambda j: j.record["started_at"])
     assert second.record["started_at"] >= first.status["heartbeat"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A run of `TWICE` that nobody disturbed."""
-    made = Jobs(tmp_path_factory.mktemp("undisturbed") / "runs")
-    made.start("whole", small(TWICE))
-    job = wait_for(made, "whole", lambda j: not j.live)
-    assert job.state == "finished", job.error
-    return job
 
 
 def test_stop_is_quick_and_resume_goes_on_with_the_same_losses(runs: Jobs, whole: Job):
@@ -172,7 +175,10 @@ def test_a_killed_trainer_is_shown_as_failed_with_its_log_and_resumes_to_the_sam
     assert losses(job) == losses(whole)
 
 
-def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone(runs: Jobs):
+def test_a_second_trainer_is_refused_until_the_first_is_gone_which_is_killed_where_it_does_not_stop(
+    runs: Jobs, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 1.0)
     runs.start("one", small(LONG))
     first = wait_for(runs, "one", stepping)
     command = [sys.executable, "-m", "cce", "train", "--run", str(first.folder.path), "--quiet"]
@@ -181,8 +187,12 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone(
     assert f"another trainer (process {first.record['pid']}) is at work in {first.folder.path}" in second.stderr
     assert "Traceback" not in second.stderr
     assert runs.get("one").state == "running"  # the one that was refused wrote nothing
-    os.kill(first.record["pid"], signal.SIGKILL)
-    wait_for(runs, "one", lambda j: not j.live, within(5))
+    os.kill(first.record["pid"], signal.SIGSTOP)  # a stopped process takes no SIGTERM
+    assert runs.stop("one").state == "stopping"
+    time.sleep(1.2)
+    runs.tend()
+    assert wait_for(runs, "one", lambda j: not j.live, within(5)).state == "stopped"
+    refuse_processes(runs)
     end = time.monotonic() + within(5)
     while True:  # the lock dies with the last of its process's threads
         try:
@@ -193,35 +203,13 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone(
             time.sleep(0.05)
 
 
-def test_a_trainer_that_does_not_stop_when_asked_is_killed(runs: Jobs, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "GRACE_SECONDS", 1.0)
-    runs.start("deaf", small(LONG))
-    job = wait_for(runs, "deaf", stepping)
-    os.kill(job.record["pid"], signal.SIGSTOP)  # a stopped process takes no SIGTERM
-    assert runs.stop("deaf").state == "stopping"
-    time.sleep(1.2)
-    runs.tend()
-    job = wait_for(runs, "deaf", lambda j: not j.live, within(5))
-    assert job.state == "stopped"
-    refuse_processes(runs)
-
-
 def test_stop_before_the_first_step(runs: Jobs):
     runs.start("early", small(LONG))
     runs.stop("early")
     assert wait_for(runs, "early", lambda j: not j.live, within(10)).state == "stopped"
 
 
-def test_another_program_finds_the_run_again_and_stops_it(runs: Jobs):
-    runs.start("kept", small(LONG))
-    wait_for(runs, "kept", stepping)
-    other = Jobs(runs.root)
-    assert other.get("kept").state == "running"
-    other.stop("kept")
-    assert wait_for(other, "kept", lambda j: not j.live, within(5)).state == "stopped"
-
-
-def test_the_latest_state_of_a_running_one_can_be_used_renamed_and_deleted(runs: Jobs):
+def test_the_latest_state_of_a_running_one_can_be_used_and_another_program_stops_renames_and_deletes_it(runs: Jobs):
     runs.start("going", small(LONG))
     job = wait_for(runs, "going", stepping)
     made = runs.export_latest("going")
@@ -231,8 +219,10 @@ def test_the_latest_state_of_a_running_one_can_be_used_renamed_and_deleted(runs:
     for forbidden in (lambda: runs.delete("going"), lambda: runs.rename("going", "x"), lambda: runs.resume("going")):
         with pytest.raises(JobError, match="running"):
             forbidden()
+    runs = Jobs(runs.root)  # as another program finds it
+    assert runs.get("going").state == "running"
     runs.stop("going")
-    wait_for(runs, "going", lambda j: not j.live, within(5))
+    assert wait_for(runs, "going", lambda j: not j.live, within(5)).state == "stopped"
     job = runs.rename("going", "gone.2")
     assert checkpoints.load(job.checkpoint).id == "gone.2"
     assert job.folder.metrics()
