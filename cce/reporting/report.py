@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from cce.config import check
 from cce.machine.files import write_atomically
 from cce.paper.cells import AT_RELEASE, MEASURED, ItemResult, Result
-from cce.paper.equal_terms import Family
-from cce.paper.orders import Order
 from cce.reporting import drawing
 from cce.reporting.cards import percent
 from cce.reporting.figures import KIND_TITLES, Figure
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #22252a; background: #fff; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid #d9dce1; padding-top: 1rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0 }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #e2e4e8; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums } tr.none td { color: #666c75 }
-.note { color: #4a4f57 } figure { margin: 1rem 0; overflow-x: auto } nav a { margin-right: .8rem }
-"""  # noqa: E501
+from cce.reporting.templates import render
 
 _FULL_NAMES = {"images": "n", "auc": "AUC", "auc_successful": "AUC, successful only"}
 
 
-def write(figure: Figure, path: Path, title: str, body: str = "") -> None:
-    """A figure as HTML or PNG, by the ending of `path`; `body` is HTML that only the page shows.
+def write(figure: Figure, path: Path, title: str, body: Markup | str = "") -> None:
+    """A figure as HTML or PNG, by the ending of `path`; `body` only the page shows.
 
     Raises:
         ConfigError: another ending.
@@ -43,122 +34,70 @@ def write(figure: Figure, path: Path, title: str, body: str = "") -> None:
         write_atomically(path, page(title, [_figure(figure, 0), body]))
 
 
-def page(title: str, parts: Sequence[str]) -> str:
+def page(title: str, parts: Sequence[Markup]) -> Markup:
     """A whole HTML page; the figures in `parts` are drawn by the script inside it."""
     from plotly.offline import get_plotlyjs
 
-    script = (
-        "for (const place of document.querySelectorAll('figure[data-figure]')) {"
-        " const value = JSON.parse(document.getElementById(place.dataset.figure).textContent);"
-        " Plotly.newPlot(place, value.data, value.layout, {displaylogo: false, responsive: false}); }"
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
-        f"<body><h1>{escape(title)}</h1>\n{''.join(parts)}\n<script>{script}</script></body></html>\n"
-    )
+    return render("page.html", title=title, parts=parts, plotly=Markup(get_plotlyjs()))
 
 
-def _figure(figure: Figure, number: int | str) -> str:
+def _figure(figure: Figure, number: int | str) -> Markup:
     """A place for a figure and its values; `</` cannot end the script."""
-    values = json.dumps(figure, allow_nan=False).replace("</", "<\\/")
-    said = escape(figure["layout"]["title"]["text"], quote=True)
-    return (
-        f'<script type="application/json" id="figure-{number}">{values}</script>'
-        f'<figure data-figure="figure-{number}" role="img" aria-label="{said}"></figure>\n'
-    )
+    values = Markup(json.dumps(figure, allow_nan=False).replace("</", "<\\/"))
+    return render("figure.html", number=number, values=values, description=figure["layout"]["title"]["text"])
 
 
-def reproduction(result: dict[str, Any]) -> str:
+def reproduction(result: dict[str, Any]) -> Markup:
     """The page of `python -m cce reproduce`."""
-    settings, counts = result["settings"], {k: v for k, v in result["counts"].items() if v}
-    used = ", ".join(result["checkpoints"]) or "none"
-    steps = f"no attack takes more than {settings['steps']} steps" if settings["steps"] else "steps as in the paper"
-    head = (
-        "<p>Printed numbers are those of Bui et al., <i>Improving Ensemble Robustness by Collaboratively Promoting "
-        "and Demoting Adversarial Robustness</i>, AAAI 2021 (arXiv 2009.09612). They stand beside ours for "
-        "comparison; they are not ours, and not the truth to be matched. ± is the 95% interval from the number of "
-        "images alone.</p>"
-        f"<p>Ensembles: {escape(used)}. At most {settings['n']} images; {steps}; seed {settings['seed']}; "
-        f"{escape(settings['device'])}; cce {settings['cce']}, torch {settings['torch']}.</p>"
-        f"<p>{sum(counts.values())} cells: {'; '.join(f'{v} {escape(k)}' for k, v in counts.items())}.</p>"
-    )
-    head += "".join(f"<p>{escape(line)}.</p>" for line in result["left_out"])
+    settings = result["settings"]
     everything = [*result["items"], *result["others"]]
-    links = "".join(f'<a href="#{escape(i.id)}">{escape(i.name)}</a>' for i in everything)
-    parts = [head, f"<nav>{links}</nav>", _orders(result["orders"]), _families(result["families"])]
-    for k, item in enumerate(everything):
-        parts.append(_item(item, k))
-    return page("The paper's tables and figures, beside our own measurement", parts)
+    head = render(
+        "reproduction.html",
+        **{k: result[k] for k in ("orders", "families", "left_out")},
+        settings=settings,
+        everything=everything,
+        ensembles=", ".join(result["checkpoints"]) or "none",
+        steps=f"no attack takes more than {settings['steps']} steps" if settings["steps"] else "steps as in the paper",
+        counts={k: v for k, v in result["counts"].items() if v},
+        percent=percent,
+    )
+    items = [_item(item, k) for k, item in enumerate(everything)]
+    return page("The paper's tables and figures, beside our own measurement", [head, *items])
 
 
-def _orders(found: Sequence[Order]) -> str:
-    """Where the paper prints one ensemble above another, and whether that holds here."""
-    if not found:
-        return ""
-    lines = "".join(f"<li>{escape(order.describe())}</li>" for order in found)
-    return f'<section id="orders"><h2>Does the printed order hold?</h2><ul>{lines}</ul></section>\n'
-
-
-def _families(found: Sequence[Family]) -> str:
-    """Ensembles that one recipe made, the loss apart."""
-    if not found:
-        return ""
-    parts = []
-    for family in found:
-        rows = [
-            f"<th scope='row'>{escape(s.id)}</th><td>{escape(s.defense)}</td>"
-            + "".join(f'<td class="number">{percent(v)}</td>' for v in (s.natural, s.robust, s.all_right))
-            + f'<td class="number">{s.took}</td>'
-            for s in family.standings
-        ]
-        heads = ["ensemble", "loss", "natural", "robust accuracy", "S1..1", "minutes of training"]
-        lines = "".join(f"<li>{escape(one.describe())}</li>" for one in family.comparisons)
-        parts.append(
-            f"<p>{escape(family.describe())}</p>{_table(heads, [f'<tr>{r}</tr>' for r in rows])}<ul>{lines}</ul>"
-        )
-    note = '<p class="note">One recipe, the same seed and as many images; only the loss differs.</p>'
-    return f'<section id="equal-terms"><h2>On equal terms</h2>{note}{"".join(parts)}</section>\n'
-
-
-def _item(item: ItemResult, k: int) -> str:
-    note = f'<p class="note">{escape(item.note)}</p>' if item.note else ""
-    drawn = "".join(_figure(f, f"{k}-{i}") for i, f in enumerate(item.figures))
-    return (
-        f'<section id="{escape(item.id)}"><h2>{escape(item.name)}: {escape(item.title)}</h2>{note}'
-        f"{drawn}{_cells(item)}{detection_table(item.detection)}</section>\n"
+def _item(item: ItemResult, k: int) -> Markup:
+    heads = ["row", "column", f"printed ({item.unit})" if item.unit else "printed", "measured", "difference", "n"]
+    return render(
+        "item.html",
+        item=item,
+        figures=[_figure(f, f"{k}-{i}") for i, f in enumerate(item.figures)],
+        heads=[*heads, "status", "ensemble", "which settings differ"],
+        cells=[_cell(c) for c in item.cells],
+        detection=detection_table(item.detection),
     )
 
 
-def _cells(item: ItemResult) -> str:
-    if not item.cells:
-        return ""
-    heads = ["row", "column", f"printed ({item.unit})" if item.unit else "printed", "measured", "difference", "n"]
-    rows = [_cell(c) for c in item.cells]
-    return _table([*heads, "status", "ensemble", "which settings differ"], rows)
-
-
-def _cell(c: Result) -> str:
+def _cell(c: Result) -> dict[str, Any]:
+    """The texts of a row of a table."""
     shown = f"{_value(c.measured)} ± {c.margin:.1f}" if c.margin is not None else _value(c.measured)
     sign = "" if c.difference is None else f"{c.difference:+.1f}"
-    numbers = [_value(c.printed), shown, sign, "" if c.n is None else f"{c.n:,}"]
-    status = c.status + (f": {c.note}" if c.note else "")
-    cells = [f"<th scope='row'>{escape(c.row)}</th><td>{escape(c.column)}</td>"]
-    cells += [f'<td class="number">{escape(v)}</td>' for v in numbers]
-    cells += [f"<td>{escape(v)}</td>" for v in (status, c.checkpoint or "", "; ".join(c.differs))]
-    kind = "" if c.status in (MEASURED, AT_RELEASE) else ' class="none"'
-    return f"<tr{kind}>{''.join(cells)}</tr>"
+    return {
+        "measured": c.status in (MEASURED, AT_RELEASE),
+        "row": c.row,
+        "column": c.column,
+        "numbers": [_value(c.printed), shown, sign, "" if c.n is None else f"{c.n:,}"],
+        "words": [c.status + (f": {c.note}" if c.note else ""), c.checkpoint or "", "; ".join(c.differs)],
+    }
 
 
 def _value(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.1f}"
 
 
-def detection_table(rows: Sequence[dict[str, Any]]) -> str:
+def detection_table(rows: Sequence[dict[str, Any]]) -> Markup:
     """Detection rows as HTML, with all three kinds or not at all."""
     if not rows:
-        return ""
+        return Markup()
     kinds = {r["kind"] for r in rows}
     check(
         kinds >= set(KIND_TITLES),
@@ -166,12 +105,10 @@ def detection_table(rows: Sequence[dict[str, Any]]) -> str:
     )
     keys = [k for k in ("images", "accuracy", "auc", "auc_successful", "flagged", "wrong_and_unflagged")]
     heads = ["kind", "input", *(_FULL_NAMES.get(k, k.replace("_", " ")) for k in keys)]
-    lines = []
-    for r in rows:
-        cells = [KIND_TITLES.get(r["kind"], r["kind"]), r["name"]]
-        cells += [detection_value(k, r.get(k)) for k in keys]
-        lines.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    return _table(heads, lines)
+    cells = [
+        [KIND_TITLES.get(r["kind"], r["kind"]), r["name"], *(detection_value(k, r.get(k)) for k in keys)] for r in rows
+    ]
+    return render("detection.html", heads=heads, rows=cells)
 
 
 def detection_value(key: str, value: float | None) -> str:
@@ -183,8 +120,3 @@ def detection_value(key: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if key.startswith("auc") else str(value) if key == "images" else percent(value)
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -38,6 +38,8 @@ IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 NEEDED = (
     *("torch", "torchvision", "numpy", "safetensors", "scikit-learn", "pillow", "tqdm", "plotly", "foolbox"),
     "pillow_heif",
+    "jinja2",
+    "markupsafe",
     "huggingface_hub",
 )
 """What the library imports, installed for the job in the versions that are here."""
