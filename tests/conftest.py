@@ -37,15 +37,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_OPT", "0")  # what runs for milliseconds need not be compiled well
 
 # What takes longest begins first, so that no worker ends long after the others.
-LONGEST = ("browser", "test_attacks_all", "test_train_tab", "test_jobs", "test_training_faults", "test_training_runs")
+LONGEST = (
+    *("browser", "test_train_tab", "B&B", "test_mutations", "test_jobs", "test_library", "test_parallel"),
+    *("test_same_twice", "test_training_faults", "test_training_runs", "test_defenses_on_digits", "test_engine"),
+)
+COMPILES = ("test_attacks_all", "test_benchmark_attacks")
+"""The files with the B&B attack, which numba compiles at its first call in a process, for half a minute."""
 
 
 def group(nodeid: str) -> str:
-    """What one worker runs together: a file; the tabs' files, which share a Studio; the examples in docstrings."""
+    """What one worker runs together: a file; files that share what is dear to make; the examples in docstrings."""
     path = Path(nodeid.split("::")[0])
     if path.parts[0] != "tests":
         return "docstrings"
-    return "browser" if path.parent.name == "browser" and path.stem != "test_train_tab" else path.stem
+    if path.parent.name == "browser" and path.stem != "test_train_tab":
+        return "browser"  # they share a Studio
+    return "B&B" if path.stem in COMPILES else path.stem
 
 
 @pytest.hookimpl(optionalhook=True)

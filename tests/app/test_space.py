@@ -90,6 +90,8 @@ def test_a_dry_run_as_a_space(space: tuple[str, Path], tmp_path: Path):
     url, home = space
     client = Client(url, verbose=False)
     page = str(client.config)
+    (start,) = [c["props"] for c in client.config["components"] if c["props"].get("elem_id") == "train-start"]
+    assert start["interactive"] is False
     assert "Training is off on this Space" in page and "CCE_STUDIO_TRAINING to 1" in page
     names = [name for name in client.view_api(return_format="dict", print_info=False)["named_endpoints"]]
     assert not [name for name in names if re.search("start|stop|delete|resume", name)]

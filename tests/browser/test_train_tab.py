@@ -72,21 +72,6 @@ def app(shared_app: App) -> Iterator[App]:
 
 
 @pytest.fixture
-def apps(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Starts Studios of a test's own; at the end they and their trainers are gone."""
-    made: list[App] = []
-
-    def start(**environment: str) -> App:
-        made.append(App(tmp_path, **environment))
-        return made[-1]
-
-    yield start
-    for app in made:
-        app.kill()
-        app.end_trainers()
-
-
-@pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens the Train tab in a context of its own."""
     contexts = []
@@ -128,8 +113,7 @@ def logged_epochs(app: App, name: str) -> list[float]:
     return [row["epoch"] for row in app.jobs.get(name).folder.metrics() if row["kind"] == "training"]
 
 
-def test_a_run_survives_the_page_and_the_app(apps: Callable[..., App], visit: Callable[..., Page]):
-    app = apps()
+def test_a_run_survives_the_page_and_the_app(app: App, visit: Callable[..., Page]):
     page = visit(app)
     fill(page, "survivor", LONG)
     press(page, "start")
@@ -244,7 +228,9 @@ def test_two_browsers_start_at_once_one_runs_one_waits(app: App, visit: Callable
     expect(two.locator("#train-runs")).to_contain_text("next in line")
 
 
-def test_names_that_cannot_be_are_refused_in_words(app: App, visit: Callable[..., Page]):
+def test_bad_names_are_refused_in_words_and_the_form_keeps_what_was_typed_until_a_preset_is_chosen(
+    app: App, visit: Callable[..., Page]
+):
     page = visit(app)
     (app.home / "runs" / "taken").mkdir(parents=True)
     refused = {
@@ -259,10 +245,6 @@ def test_names_that_cannot_be_are_refused_in_words(app: App, visit: Callable[...
         expect(page.locator(".toast-body").last).to_contain_text(words)
         assert "Traceback" not in page.content()
     assert app.jobs.all() == []
-
-
-def test_the_form_keeps_what_was_typed_until_a_preset_is_chosen(app: App, visit: Callable[..., Page]):
-    page = visit(app)
     seed = page.locator("#train-seed input")
     put(seed, "11")
     for name in ("base", "dataset"):
@@ -273,14 +255,7 @@ def test_the_form_keeps_what_was_typed_until_a_preset_is_chosen(app: App, visit:
     page.locator("#train-base input").click()
     page.get_by_role("option", name=page.locator("#train-base input").input_value(), exact=True).click()
     expect(seed).to_have_value("0")  # the same one again: from its start
-
-
-def test_a_public_space_does_not_train(apps: Callable[..., App], visit: Callable[..., Page]):
-    app = apps(SPACE_ID="someone/cce-studio", SYSTEM="none")
-    page = visit(app)
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator("#training-off")).to_contain_text("CCE_STUDIO_TRAINING to 1")
-    expect(page.locator("#train-start")).to_be_disabled()
     page.wait_for_function("document.documentElement.scrollWidth === 390")
 
 

@@ -105,9 +105,8 @@ def test_a_page_loaded_anew_in_the_middle_of_the_work_is_ready_for_more(open_pag
     expect(page.locator("#transferability-source")).to_contain_text("n = 4")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Page], scheme: str):
-    page = open_page(390, 844, scheme)
+def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Page]):
+    page = open_page(390, 844)
     open_tab(page, "Digits, CCE-DM")
     count(page, 4)
     page.locator("#transferability-go").click()
