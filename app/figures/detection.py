@@ -12,6 +12,7 @@ import numpy as np
 from app.figures import entropies
 from app.figures.palette import NEUTRAL
 from app.figures.panels import on_screen
+from app.figures.templates import render
 from cce.evaluation.detection import KINDS, DetectionReport
 from cce.reporting import figures
 from cce.reporting.report import detection_value
@@ -124,48 +125,33 @@ def _cards(shown: DetectionReport) -> str:
     for row in rows[1:]:
         benign = row["kind"] == "benign"
         cards.append(_card(row, TITLES[row["kind"]], "flagged, though nobody attacks" if benign else "flagged: caught"))
-    return f'<div class="studio-rates" aria-live="polite">{"".join(cards)}</div>'
+    return str(render("detection_cards.html", cards=cards))
 
 
-def _card(row: dict[str, Any], title: str, meaning: str) -> str:
-    name = "" if row["kind"] == "clean" else f"<p>{escape(row['name'])}</p>"
-    missed = '<p><b data-rate="missed"></b> wrong and not flagged</p>'
-    return (
-        f'<div class="rate {row["kind"]}" data-sample="{escape(row["name"])}"><h4>{escape(title)}</h4>{name}'
-        f'<p class="big"><b data-rate="flagged"></b> {meaning}</p>{missed}<p>n = {row["images"]:,}</p></div>'
-    )
+def _card(row: dict[str, Any], title: str, meaning: str) -> dict[str, str]:
+    return {**{k: row[k] for k in ("kind", "name")}, "title": title, "meaning": meaning, "n": f"{row['images']:,}"}
 
 
 def table(report: DetectionReport) -> str:
     """Every sample with its colour in the figures; the page fills in what depends on the threshold."""
-    rows = report.rows()
     colours = {s.name: colour for kind in KINDS for _, s, colour in figures.of_kind(report, kind)}
     numbers = {s.name: i + 1 for i, (_, s) in enumerate(s for s in report.samples() if s[0] != "attack")}
     head = ("", "n", "accuracy", "AUC", "AUC, where the attack won", "flagged", "wrong and not flagged")
-    body = []
+    rows: list[dict[str, Any]] = []
     last = None
-    for row in rows:
-        if row["kind"] not in (last, "clean"):
-            body.append(f'<tr class="kind"><th colspan="7" scope="colgroup">{TITLES[row["kind"]]}</th></tr>')
+    for row in report.rows():
+        begins = "" if row["kind"] in (last, "clean") else TITLES[row["kind"]]
         last = row["kind"]
-        body.append(_row(row, colours.get(row["name"], figures.NEUTRAL), numbers.get(row["name"])))
-    cells = "".join(f'<th scope="col">{h}</th>' for h in head)
-    return (
-        f'<div class="studio-scroll" tabindex="0" role="region" aria-label="Detection in numbers">'
-        f'<table class="studio-table"><thead><tr>{cells}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-    )
+        colour = colours.get(row["name"], figures.NEUTRAL)
+        rows.append({"begins": begins, "colour": colour} | _row(row, numbers.get(row["name"])))
+    return str(render("detection_table.html", header=head, rows=rows))
 
 
-def _row(row: dict[str, Any], colour: str, number: int | None) -> str:
-    name = escape(row["name"] if row["kind"] != "clean" else "clean pictures")
-    name = f"{number}. {name}" if number else name
+def _row(row: dict[str, Any], number: int | None) -> dict[str, Any]:
+    name = row["name"] if row["kind"] != "clean" else "clean pictures"
     values = [f"{row['images']:,}", detection_value("accuracy", row["accuracy"])]
     values += [detection_value(k, row.get(k)) or "–" for k in ("auc", "auc_successful")]
-    cells = "".join(f"<td>{v}</td>" for v in values)
-    return (
-        f'<tr data-sample="{escape(row["name"])}"><th scope="row"><i class="swatch" style="background:{colour}"></i>'
-        f'{name}</th>{cells}<td data-rate="flagged"></td><td data-rate="missed"></td></tr>'
-    )
+    return {"sample": row["name"], "title": f"{number}. {name}" if number else name, "numbers": values}
 
 
 def roc(report: DetectionReport, key: str) -> dict[str, Any]:

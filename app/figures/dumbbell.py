@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
+from markupsafe import Markup
+
+from app.figures.templates import render
 from cce.paper.cells import Result
 from cce.reporting.figures import LINES
 
 
-def picture(results: Sequence[Result], unit: str) -> str:
+def picture(results: Sequence[Result], unit: str) -> Markup:
     """The measured rows of a table, a line a number; empty where nothing is measured beside a printed number.
 
     Args:
@@ -18,19 +21,15 @@ def picture(results: Sequence[Result], unit: str) -> str:
     """
     both = [r for r in results if isinstance(r.printed, float) and isinstance(r.measured, float)]
     if not both:
-        return ""
+        return Markup("")
     highest = 100.0 if unit == "percent" else 1.05 * max(max(_pair(r)) for r in both)
     columns = list(dict.fromkeys(r.column for r in both))
     colours = {name: LINES[i % len(LINES)] for i, name in enumerate(columns)}
-    groups = []
-    for row in dict.fromkeys(r.row for r in both):
-        lines = "".join(_line(r, highest, colours[r.column]) for r in both if r.row == row)
-        groups.append(f'<div class="group"><h5>{escape(row)}</h5>{lines}</div>')
-    key = (
-        '<p class="studio-legend"><span><i class="ring"></i>printed</span><span><i class="dot"></i>measured by us, its '
-        f"95 % interval as a band</span><span>from 0 to {highest:.0f} {escape(unit)}</span></p>"
-    )
-    return f'<div class="studio-dumbbells">{key}{"".join(groups)}</div>'
+    groups = [
+        (row, [_line(r, highest, colours[r.column]) for r in both if r.row == row])
+        for row in dict.fromkeys(r.row for r in both)
+    ]
+    return render("dumbbells.html", groups=groups, unit=unit, highest=f"{highest:.0f}")
 
 
 def _pair(r: Result) -> tuple[float, float]:
@@ -38,26 +37,27 @@ def _pair(r: Result) -> tuple[float, float]:
     return r.printed, r.measured
 
 
-def _line(r: Result, highest: float, colour: str) -> str:
+def _line(r: Result, highest: float, colour: str) -> dict[str, Any]:
+    """A line's texts and places; places and widths are percent of the track's width."""
     printed, measured = _pair(r)
-    low, high = sorted(_place(v, highest) for v in (printed, measured))
-    margin = ""
-    if r.margin is not None:
-        left, right = _place(measured - r.margin, highest), _place(measured + r.margin, highest)
-        margin = f'<i class="margin" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
     n = "" if r.n is None else f", n = {r.n:,}"
-    difference = f"{measured - printed:+.1f}".replace("-", "−")
-    said = f"{r.column}: printed {printed:.1f}, measured {measured:.1f}{n}"
-    return (
-        f'<div class="dumbbell" style="--own:{colour}" title="{escape(said, quote=True)}">'
-        f'<span class="who">{escape(r.column)}</span><span class="track" role="img" '
-        f'aria-label="{escape(said, quote=True)}">{margin}<i class="bar" style="left:{low:.2f}%;'
-        f'width:{high - low:.2f}%"></i><i class="ring" style="left:{_place(printed, highest):.2f}%"></i>'
-        f'<i class="dot" style="left:{_place(measured, highest):.2f}%"></i></span>'
-        f'<span class="difference">{difference}</span></div>'
-    )
+    margin = None if r.margin is None else _span(measured - r.margin, measured + r.margin, highest)
+    return {
+        "name": r.column,
+        "colour": colour,
+        "said": f"{r.column}: printed {printed:.1f}, measured {measured:.1f}{n}",
+        "margin": margin,
+        "bar": _span(min(printed, measured), max(printed, measured), highest),
+        "printed": f"{_place(printed, highest):.2f}",
+        "measured": f"{_place(measured, highest):.2f}",
+        "difference": f"{measured - printed:+.1f}".replace("-", "−"),
+    }
+
+
+def _span(low: float, high: float, highest: float) -> tuple[str, str]:
+    left, right = _place(low, highest), _place(high, highest)
+    return f"{left:.2f}", f"{right - left:.2f}"
 
 
 def _place(value: float, highest: float) -> float:
-    """Percent of the track's width."""
     return 100 * min(1.0, max(0.0, value / highest))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import plotly.graph_objects as go
 
-from app.figures.values import fold, framed, table, to_value
+from app.figures.templates import render
+from app.figures.values import fold, table, to_value
 
 HEIGHT = 330
 _LIGHT, _DARK = (0xF3, 0xF0, 0xFC), (0x3B, 0x2F, 0x86)  # one hue, darker is higher: readable without colour
@@ -72,19 +72,18 @@ def square(caption: str, values: Sequence[Sequence[float]], rows: Sequence[str],
         rows: who is attacked; those that are columns too have their number.
         columns: who sees the examples; only their numbers are shown above.
     """
-    numbers = {name: str(i) for i, name in enumerate(columns, 1)}
-    heads = "".join(
-        f'<th scope="col" title="{escape(name)}" aria-label="{escape(name)}">{i}</th>' for name, i in numbers.items()
-    )
-    body, own = "", ' class="own"'
-    for row, found in zip(rows, values, strict=True):
-        label = f"{numbers[row]}. {row}" if row in numbers else row
-        cells = (
-            f'<td style="background: {_css(_mixed(v))}; color: {_ink(v)}"{own * (row == name)}>{100 * v:.1f}</td>'
-            for name, v in zip(columns, found, strict=True)
-        )
-        body += f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>'
-    return framed(caption, f"<td></td>{heads}", body, "studio-square")
+    numbers = {name: i for i, name in enumerate(columns, 1)}
+    shown = [
+        {
+            "label": f"{numbers[row]}. {row}" if row in numbers else row,
+            "shown": [
+                {"background": _css(_mixed(v)), "ink": _ink(v), "own": row == name, "text": f"{100 * v:.1f}"}
+                for name, v in zip(columns, found, strict=True)
+            ],
+        }
+        for row, found in zip(rows, values, strict=True)
+    ]
+    return str(render("square.html", caption=caption, columns=columns, rows=shown))
 
 
 def describe(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Fast ways to compute an ensemble: models of `cce.models` with the native code of `cce.kernels` put in.
 
-May be imported by: attacks, training, evaluation, benchmarks. Must not go in: what a model computes (`cce.models`), or
+May be imported by: attacks, training, evaluation, the app, benchmarks. Must not go in: what a model computes (`cce.models`), or
 how native code does (`cce.kernels`).
 """
 

@@ -20,7 +20,8 @@ Render = Callable[..., Markup]
 
 
 @cache
-def _environment(*folders: Path) -> Environment:
+def environment(*folders: Path) -> Environment:
+    """Jinja2's environment for the templates in some folders; the first that has a name counts."""
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -32,10 +33,10 @@ def _environment(*folders: Path) -> Environment:
 
 def renderer(*folders: Path) -> Render:
     """What fills the templates in some folders, which may include those of reports."""
-    environment = _environment(*folders, _FOLDER)
+    found = environment(*folders, _FOLDER)
 
     def render(template: str, /, **values: Any) -> Markup:
-        return Markup(environment.get_template(template).render(values))
+        return Markup(found.get_template(template).render(values))
 
     return render
 
