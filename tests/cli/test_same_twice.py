@@ -39,11 +39,11 @@ def figures(*words):
 small = ("--json", "--n", "16")
 words = {
     "attack": ("attack", tiny, "test:5", "--json"),
-    "evaluate": ("evaluate", tiny, *small, "--adaptive", "2", "--attacks", "pgd:4", "mim:4", "--fresh"),
-    "detect": ("detect", tiny, *small, "--adaptive", "2", "--attacks", "pgd:4"),
-    "transfer": ("transfer", tiny, *small, "--attack", "pgd:5"),
+    "evaluate": ("evaluate", tiny, *small, "--adaptive", "1", "--attacks", "pgd:2", "mim:2", "--fresh"),
+    "detect": ("detect", tiny, *small, "--adaptive", "1", "--attacks", "pgd:2"),
+    "transfer": ("transfer", tiny, *small, "--attack", "pgd:2"),
     "surface": ("surface", tiny, "test:5", "--resolution", "9", "--json"),
-    "reproduce": ("reproduce", "table6", "--checkpoints", tiny, "--steps", "5", "--out", f"{place}/r.html", *small),
+    "reproduce": ("reproduce", "table6", "--checkpoints", tiny, "--steps", "2", "--out", f"{place}/r.html", *small),
 }
 found = {name: figures(*given) for name, given in words.items()}
 for name in ("evaluate", "surface", "attack", "evaluate", "surface"):  # every command reads the checkpoint anew

@@ -1,5 +1,7 @@
 """The walk: batches, what a kill leaves, and several processes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ import time
 import pytest
 import torch
 
+from cce.__main__ import main
 from cce.attacks.gradient import attack
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints.folder import Checkpoint
@@ -234,12 +237,21 @@ def start(home, *more: str, launcher: tuple[str, ...] = (), **environment: str) 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def here(home) -> tuple[dict, str]:
+    """The same command in this process: what it prints, and what it tells beside."""
+    out, told = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        patch.setenv("CCE_STUDIO_HOME", str(home))
+        assert main([*DIGITS, "--json", "--device", "cpu"]) == 0
+    return json.loads(out.getvalue()), told.getvalue()
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process prints that nobody killed."""
     if not any(p.name == "digits-cce-rm" for p in checkpoints.released()):
         pytest.skip("the digits ensemble is not bundled")
-    return json.loads(start(tmp_path_factory.mktemp("alone")).communicate(timeout=300)[0])
+    return here(tmp_path_factory.mktemp("alone"))[0]
 
 
 @pytest.mark.slow
@@ -265,7 +277,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(alone, tmp_path):
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=60)
     assert 11 <= len(list(folder.glob("*.safetensors"))) < 15
-    out, told = start(tmp_path).communicate(timeout=300)
+    found, told = here(tmp_path)
     assert "taken up" in told
-    assert without_times(json.loads(out)["attacks"]) == without_times(alone["attacks"])
+    assert without_times(found["attacks"]) == without_times(alone["attacks"])
     assert not list(folder.glob("*.safetensors"))
