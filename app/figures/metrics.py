@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from app.figures.templates import render
 from cce.evaluation.transferability import Transferability
 
 _DEFINITIONS = (
@@ -21,13 +20,12 @@ _DEFINITIONS = (
 def metric_cards(found: Transferability | None) -> str:
     """T, nT and a_single in percent; dashes where nothing was measured."""
     values = (found.transferability, found.not_transferable, found.single) if found else (None, None, None)
-    shown = zip(_DEFINITIONS, values, strict=True)
-    return f'<div class="studio-metrics">{"".join(_card(*definition, value) for definition, value in shown)}</div>'
+    cards = [
+        {"sign": sign, "name": name, "definition": definition, "number": _percent(value)}
+        for (sign, name, definition), value in zip(_DEFINITIONS, values, strict=True)
+    ]
+    return str(render("metrics.html", cards=cards))
 
 
-def _card(sign: str, name: str, definition: str, value: float | None) -> str:
-    number = "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f} %"
-    return (
-        f'<div class="card"><h4>{escape(sign)} <small>{escape(name)}</small></h4><p class="value">{number}</p>'
-        f'<p class="studio-note">{escape(definition)}</p></div>'
-    )
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f} %"

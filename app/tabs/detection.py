@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -24,6 +23,7 @@ from app.components import (
 )
 from app.figures import detection as drawn
 from app.figures import entropies, pictures, verdict
+from app.figures.templates import render
 from app.services import attacks, changes, detection, verdicts
 from app.services.attacks import Picture
 from app.studio import Studio
@@ -147,7 +147,7 @@ def _evidence(checkpoint: Checkpoint, found: changes.Changed, clean: Any, called
     lines = changes.evidence(found.before, found.disagreement[0], clean, called, when, members)
     if found.after is not None and found.disagreement[1] is not None:
         lines += changes.evidence(found.after, found.disagreement[1], clean, called, "After the change", members)
-    return f'<ul class="studio-evidence">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
+    return render("lines.html", kind="studio-evidence", lines=lines)
 
 
 def _wire(
