@@ -34,9 +34,8 @@ _KEEP_FILES = (3600, 6 * 3600)  # every hour, files of more than six hours are d
 
 HEADER = """
 <header class="studio-header"><h1>CCE Studio</h1>
-<p>Attack an ensemble of networks that were trained together: see which member is fooled, and whether the attack is
-noticed. The method is <a href="https://arxiv.org/abs/2009.09612" target="_blank" rel="noopener">Bui et al., AAAI
-2021</a>.</p>
+<p>Attack an ensemble of networks: see which member is fooled, and whether it is noticed
+(<a href="https://arxiv.org/abs/2009.09612" target="_blank" rel="noopener">Bui et al., AAAI 2021</a>).</p>
 </header>
 """
 

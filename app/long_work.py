@@ -14,7 +14,7 @@ import gradio as gr
 
 from app.components import COMPUTE, PRIVATE, SETTLED, speaking
 from app.services import zero_gpu
-from app.services.work import CancelledWork, Work, short_time
+from app.services.work import CancelledWork, Work, done_in, short_time
 
 _EVERY = 0.4
 """Seconds between two looks at how far the work is."""
@@ -64,7 +64,7 @@ class LongWork:
                 except CancelledWork:
                     yield [ended(f"Cancelled after {short_time(work.seconds)}."), *skips]
                     return
-                yield [ended(f"Done in {short_time(work.seconds)}."), *found]
+                yield [ended(f"Done in {done_in(work.seconds)}."), *found]
 
         def cancel(request: gr.Request) -> gr.Button:
             current(self.name, request.session_hash).cancel()
@@ -83,8 +83,9 @@ class LongWork:
             show_progress_on=[self.line],
             **(PRIVATE | COMPUTE | settings),
         )
-        event.success(ready, None, [self.go, self.stop], **quiet)
-        event.failure(lambda: [*ready(), ended("It stopped.")], None, buttons, **quiet)
+        back = {**PRIVATE, "js": f"() => window.cceStudio.refocus('{self.go.elem_id}', '{self.stop.elem_id}')"}
+        event.success(ready, None, [self.go, self.stop], **quiet).then(None, None, None, **back)
+        event.failure(lambda: [*ready(), ended("It stopped.")], None, buttons, **quiet).then(None, None, None, **back)
         self.stop.click(cancel, None, [self.stop], **quiet)
         return event
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from app.figures.palette import ENSEMBLE, FLAG_MARK, NEUTRAL
 from app.figures.values import fold, table, to_value
 
-HEIGHT = 184
+HEIGHT = 156
 _ROWS = ("after", "before")  # from the bottom up
 
 
@@ -33,7 +33,7 @@ def figure(before: dict[str, Any], after: dict[str, Any] | None = None) -> dict[
     fig.update_yaxes(tickvals=[0, 1], ticktext=list(_ROWS), range=[-1.1, 2.1], fixedrange=True, showgrid=False)
     fig.update_xaxes(range=[-0.04 * highest, 1.04 * highest], title=dict(text="nats", font=dict(size=12)))
     fig.update_xaxes(fixedrange=True, zeroline=False)
-    fig.update_layout(height=HEIGHT, margin=dict(l=52, r=24, t=26, b=42), showlegend=False, font=dict(size=12))
+    fig.update_layout(height=HEIGHT, margin=dict(l=52, r=24, t=22, b=36), showlegend=False, font=dict(size=12))
     return to_value(fig, describe(before, after))
 
 

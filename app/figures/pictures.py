@@ -58,11 +58,11 @@ def triptych(
         x_adv, now, still, epsilon, linf = after
         factor = magnification(epsilon)
         shown = magnified(x, x_adv, factor)
-        words = f"at most {255 * linf:.3g}/255 a pixel; grey is no change"
+        words = f"at most {255 * linf:.3g}/255 a pixel"
         title = f'Perturbation × <span class="between-factor">{factor}</span>'
         cells.append(_figure(title, shown, f"the perturbation magnified {factor} times", words, "between"))
         alt = f"the picture after the attack; the ensemble says {now}"
-        cells.append(_figure("After", x_adv, alt, said_line(now, still), "after"))
+        cells.append(_compared(x, x_adv, alt, said_line(now, still)))
     return f'<div class="studio-triptych" data-key="{escape(key)}">{"".join(cells)}</div>'
 
 
@@ -82,6 +82,18 @@ def _figure(title: str, pixels: Tensor, alt: str, words: str, place: str = "befo
     return (
         f'<figure><h3>{title}</h3><img class="pixels {place}" src="{source(to_png(pixels))}" alt="{escape(alt)}">'
         f'<figcaption class="{place}-caption">{words}</figcaption></figure>'
+    )
+
+
+def _compared(x: Tensor, x_adv: Tensor, alt: str, words: str) -> str:
+    """The picture after, over which the one before can be wiped, and a button that shows the two large."""
+    under = f'<div class="pixels under" style="background-image:url(\'{source(to_png(x))}\')"></div>'
+    wipe = '<input type="range" min="0" max="100" value="0" aria-label="Wipe from after to before">'
+    zoom = '<button type="button" class="zoom" aria-label="Show before and after large">⤢</button>'
+    image = f'<img class="pixels after" src="{source(to_png(x_adv))}" alt="{escape(alt)}">'
+    return (
+        f'<figure><h3>After {zoom}</h3><div class="studio-wipe">{image}{under}{wipe}</div>'
+        f'<figcaption class="after-caption">{words}</figcaption></figure>'
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from app.figures.palette import FLAG_MARK, mark, member_name, voices
 from app.figures.pictures import source
 from app.figures.values import framed
+from app.figures.verdict import FLAGGED
 from cce.data.pictures import to_png
 
 
@@ -19,14 +20,15 @@ from cce.data.pictures import to_png
 class Side:
     """One ensemble's part: its name, the two verdicts on the picture, the sentence of what became of it.
 
-    `before` and `after` are a flag sentence and whether it is flagged; `answers` the table of who says what;
-    `picture` the example it was shown, where the two were shown different ones.
+    `before` and `after` are a flag sentence and its kind (`app.services.verdicts`); `answers` the table of who says
+    what; `subsets` before and after, empty where no true class is known; `picture` the example it was shown, where
+    the two were shown different ones.
     """
 
     title: str
     answers: str
-    before: tuple[str, bool | None]
-    after: tuple[str, bool | None] | None = None
+    before: tuple[str, str]
+    after: tuple[str, str] | None = None
     outcome: str = ""
     subsets: tuple[str, str | None] = ("", None)
     picture: Tensor | None = None
@@ -41,6 +43,7 @@ def columns(first: Side, second: Side, shown: str) -> str:
 def _side(side: Side) -> str:
     before, after = side.subsets
     way = f"{before} to {after}" if after and after != before else before
+    subset = f'<p class="studio-note">Subset: <b>{way}</b></p>' if way else ""
     lines = [_line("Before", side.before), _line("After", side.after) if side.after else ""]
     picture = ""
     if side.picture is not None:
@@ -48,14 +51,14 @@ def _side(side: Side) -> str:
         picture = f'<img class="pixels" src="{source(to_png(side.picture))}" alt="{escape(alt)}">'
     return (
         f'<section aria-label="{escape(side.title)}"><h4>{escape(side.title)}</h4>{picture}{"".join(lines)}'
-        f'<p>{escape(side.outcome)}</p>{side.answers}<p class="studio-note">Subset: <b>{way}</b></p></section>'
+        f"<p>{escape(side.outcome)}</p>{side.answers}{subset}</section>"
     )
 
 
-def _line(when: str, verdict: tuple[str, bool | None]) -> str:
-    sentence, flagged = verdict
-    sign = f"{FLAG_MARK} " if flagged else ""
-    return f'<p class="{"flagged" if flagged else "quiet"}"><b>{when}:</b> {sign}{escape(sentence)}</p>'
+def _line(when: str, verdict: tuple[str, str]) -> str:
+    sentence, kind = verdict
+    sign = f"{FLAG_MARK} " if kind in FLAGGED else ""
+    return f'<p class="line {kind}"><b>{when}:</b> {sign}{escape(sentence)}</p>'
 
 
 def crossing(rows: Sequence[Any], label: str, note: str) -> str:

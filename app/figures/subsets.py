@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 from app.figures.palette import RIGHT_MARK, WRONG_MARK, member_name
 from app.figures.values import table
@@ -40,6 +41,29 @@ def describe(before: str, after: str | None) -> str:
     if after == before:
         return f"The picture is in {before}, before and after the attack."
     return f"Before the attack the picture is in {before}, after it in {after}."
+
+
+def agreement(before: dict[str, Any], after: dict[str, Any] | None = None) -> str:
+    """Whether the members agree, where nobody has told what the picture shows: no marks, no subsets.
+
+    Args:
+        before: what `classify` says of the picture.
+        after: the same of the adversarial one, None before there is one.
+    """
+    lines = [f"<p><b>Before:</b> {_agree(before)}</p>", f"<p><b>After:</b> {_agree(after)}</p>" if after else ""]
+    told = "Say on the left what the picture shows, and Table 1 says here which members are right."
+    return f'<div class="studio-agreement">{"".join(lines)}<p class="studio-note">{told}</p></div>'
+
+
+def _agree(said: dict[str, Any]) -> str:
+    """In words, such as `the members disagree: f1 cat, f2 dog`."""
+    tops = [said["classes"][max(range(len(row)), key=row.__getitem__)] for row in said["members"]]
+    if len(tops) == 1:
+        return f"the one member says <b>{escape(tops[0])}</b>."
+    if len(set(tops)) == 1:
+        return f"the members agree on <b>{escape(tops[0])}</b>."
+    each = ", ".join(f"{member_name(i)} <b>{escape(top)}</b>" for i, top in enumerate(tops))
+    return f"the members disagree: {each}."
 
 
 def _two_by_two(before: str, after: str | None) -> str:

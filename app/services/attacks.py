@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -269,6 +270,17 @@ def attack_in_steps(
 def classify_all(checkpoint: Checkpoint, pixels: Tensor, tell: Teller | None = None) -> list[dict[str, Any]]:
     """What an ensemble says of several pictures `(B, C, H, W)`; see `cce.evaluation.one_picture.classify_all`."""
     return examples.classify_all(checkpoint, pixels.to(_device(checkpoint)), tell)
+
+
+def same_size_noise(checkpoint: Checkpoint, pixels: Tensor, config: AttackConfig, seed: float = 0) -> dict[str, Any]:
+    """What an ensemble says of the picture with random signs on it, as large as an attack's perturbation may be.
+
+    A flag that such noise gets too is no sign of an attack. See `classify` for what is given.
+    """
+    size = config.epsilon if config.norm == "linf" else config.epsilon / math.sqrt(pixels.numel())
+    source = torch.Generator().manual_seed(check_seed(seed))
+    signs = 2 * torch.randint(0, 2, pixels.shape, generator=source) - 1
+    return classify(checkpoint, (pixels + size * signs).clamp(0, 1))
 
 
 def _device(checkpoint: Checkpoint) -> Any:

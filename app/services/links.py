@@ -16,7 +16,7 @@ from cce.config import ATTACKS, OBJECTIVES, AttackConfig, ConfigError, default_a
 
 KEYS = (
     *("model", "image", "label", "attack", "norm", "epsilon", "step", "steps"),
-    *("target", "objective", "restarts", "toward", "seed", "beside", "show"),
+    *("target", "objective", "restarts", "toward", "seed", "beside", "show", "story"),
 )
 """What a link can say; anything else in an address is not ours."""
 

@@ -13,6 +13,8 @@ from cce.checkpoints.folder import Checkpoint
 from cce.evaluation.one_picture import AttackedPicture, Teller, subset_of
 
 MOST_STOPS = 51
+FROM_NOISE = ("pgd", "mt-pgd", "apgd-ce")
+"""Attacks that start at a point of the ball that is drawn evenly: a picture with noise on it."""
 _MOST_BYTES = 1_000_000  # of all pictures of a replay
 
 
@@ -30,7 +32,7 @@ class Stop:
     last: bool = False
 
 
-def replay(x: Tensor, attacked: AttackedPicture) -> list[Stop]:
+def replay(x: Tensor, attacked: AttackedPicture, most: int = MOST_STOPS, attack: str = "") -> list[Stop]:
     """The places of an attack's replay: the picture before it, its steps, its result.
 
     All steps where they are few, else some of them, evenly spread. The result takes the place of the last
@@ -39,6 +41,8 @@ def replay(x: Tensor, attacked: AttackedPicture) -> list[Stop]:
     Args:
         x: the picture before the attack, `(C, H, W)` in [0, 1].
         attacked: what the attack passed through.
+        most: places at most; fewer where the pictures are large.
+        attack: its name, for what its start is called.
     """
     result, frames, told = attacked.result, to_bytes(attacked.path), attacked.said
     index = result["benign"]["classes"].index(result["label"])
@@ -49,17 +53,19 @@ def replay(x: Tensor, attacked: AttackedPicture) -> list[Stop]:
         inner = inner[1:]
     if inner and (frames[inner[-1]].int() - after.int()).abs().max() <= 1:
         inner = inner[:-1]
-    most = max(2, min(MOST_STOPS, _MOST_BYTES // max(1, before.numel())) - 2)
+    most = max(2, min(most, _MOST_BYTES // max(1, before.numel())) - 2)
     if len(inner) > most:
         inner = [inner[round(i * (len(inner) - 1) / (most - 1))] for i in range(most)]
     first = Stop("before the attack", before, result["benign"], result["benign_subset"])
-    between = [Stop(_name(i, steps), frames[i], told[i], subset_of(told[i], index)) for i in inner]
+    between = [Stop(_name(i, steps, attack), frames[i], told[i], subset_of(told[i], index)) for i in inner]
     name = f"the result, after {steps} steps" if steps > 1 else "the result"
     return [first, *between, Stop(name, after, result["adversarial"], result["subset"], last=True)]
 
 
-def _name(step: int, steps: int) -> str:
-    return "the start" if step == 0 else f"step {step} of {steps}"
+def _name(step: int, steps: int, attack: str) -> str:
+    """A place in words: what a random start shows is plain noise, and no step of the attack."""
+    start = "random start: plain noise, no step yet" if attack in FROM_NOISE else "the start"
+    return start if step == 0 else f"step {step} of {steps}"
 
 
 def seen_by(checkpoint: Checkpoint, stops: list[Stop], label: str, tell: Teller | None = None) -> list[Stop]:

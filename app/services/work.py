@@ -101,3 +101,12 @@ def short_time(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def done_in(seconds: float) -> str:
+    """How long finished work took, in words.
+
+    >>> done_in(0.2), done_in(3.2)
+    ('under a second', '3 s')
+    """
+    return "under a second" if seconds < 1 else short_time(seconds)

@@ -33,7 +33,7 @@
 
     function stop() {
       clearInterval(timer); timer = null;
-      play.textContent = "▶"; play.setAttribute("aria-label", "Play the attack");
+      play.classList.remove("playing"); play.setAttribute("aria-label", "Play the attack");
     }
 
     function magnification() { return factor.value === "auto" ? value.magnification : Number(factor.value); }
@@ -100,6 +100,8 @@
       const given = props.value;
       stop();
       value = given?.stops ? given : null;
+      typedThen = value?.typed ?? null;
+      mark();
       for (const part of [slider, play, factor]) part.disabled = !value || (part !== factor && value.stops.length < 2);
       if (!value) { slider.max = 1; slider.value = 1; said.textContent = "Press Attack, then look at each step."; return; }
       benign = unpack(value.benign); frames = unpack(value.frames);
@@ -118,6 +120,17 @@
 
     function go(place) { slider.value = place; show(place); }
 
+    stepShown = (by) => {
+      if (!value) return false;
+      stop();
+      go(Math.min(Math.max(Number(slider.value) + by, 0), value.stops.length - 1));
+      return true;
+    };
+    playShown = async () => {
+      const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+      if (value && !still && !timer && await panelsOf(value.key)) play.click();
+    };
+
     slider.addEventListener("input", () => { stop(); if (value) show(Number(slider.value)); });
     factor.addEventListener("change", () => { if (value) showPictures(Math.min(Number(slider.value), value.stops.length - 1)); });
     play.addEventListener("click", () => {
@@ -125,7 +138,7 @@
       if (timer) return stop();
       const last = value.stops.length - 1;
       if (Number(slider.value) >= last) go(0);
-      play.textContent = "⏸"; play.setAttribute("aria-label", "Pause");
+      play.classList.add("playing"); play.setAttribute("aria-label", "Pause");
       timer = setInterval(() => {
         const next = Number(slider.value) + 1;
         if (next > last) return stop();
@@ -141,7 +154,7 @@
   function ours(link) {
     const address = new URL(window.location.href);
     for (const key of ["model", "image", "label", "attack", "norm", "epsilon", "step", "steps", "target", "objective",
-      "restarts", "toward", "seed", "beside", "show"]) address.searchParams.delete(key);
+      "restarts", "toward", "seed", "beside", "show", "story"]) address.searchParams.delete(key);
     const rest = address.searchParams.toString();
     return `${address.origin}${address.pathname}${link}${rest ? `&${rest}` : ""}${address.hash}`;
   }
@@ -165,20 +178,55 @@
     said.querySelector("span").textContent = copied ? "Copied." : "Copy it from here.";
   }
 
-  // A link that names an attack: the server says in #link-note whether it is to be run as the page opens.
-  async function runLink() {
+  // After a link or a story: the server says in #link-note whether its attack is to be run, or its result played.
+  async function goOn() {
     for (let i = 0; i < 60; i++) {
-      const note = document.querySelector("#link-note [data-run]");
+      const note = document.querySelector("#link-note [data-then]");
       if (note) {
-        if (note.dataset.run === "yes") {
-          const button = document.querySelector("#attack-go");
-          (button?.matches("button") ? button : button?.querySelector("button"))?.click();
-        }
+        if (note.dataset.then === "attack") press("attack-go");
+        if (note.dataset.then === "play") { showAnswer(); await playShown?.(); }
         return;
       }
       await new Promise((go) => setTimeout(go, 50));
     }
   }
 
-  Object.assign(studio, { mountReplay, copyLink, runLink });
+  function press(id) {
+    const button = document.getElementById(id);
+    (button?.matches("button") ? button : button?.querySelector("button"))?.click();
+  }
+
+  // What an attack came to is in sight when it is done, wherever the page was scrolled to.
+  function showAnswer() {
+    requestAnimationFrame(() => {
+      const answer = document.querySelector(".studio-answer"), first = document.querySelector(".studio-first");
+      if (!answer?.offsetParent || !first) return;
+      const top = answer.getBoundingClientRect().top, bottom = first.getBoundingClientRect().bottom;
+      const floor = window.innerHeight - (window.innerWidth < 800 ? 60 : 0); // a phone's bar with the button
+      if (top < 0 || bottom > floor) answer.scrollIntoView({ block: "start" });
+    });
+  }
+
+  // The settings in the controls, and those that the result on screen was made with.
+  let typedNow = null, typedThen = null;
+  const plain = (typed) => JSON.stringify(typed.map((value) => String(value ?? "")));
+  function moved(typed) { typedNow = typed; mark(); }
+  function mark() {
+    const stale = Boolean(typedNow && typedThen?.length && plain(typedNow) !== plain(typedThen));
+    const line = document.querySelector("#stale p");
+    if (line) line.hidden = !stale;
+    document.getElementById("attack-results")?.classList.toggle("stale", stale);
+  }
+
+  // The arrow keys step through the replay, unless something that has the focus takes them.
+  let stepShown = null, playShown = null;
+  const TAKES_ARROWS = "input, select, textarea, dialog, [role=tab], [role=combobox], [role=listbox], .thumbnail-item, .studio-scroll";
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    if (event.target.closest?.(TAKES_ARROWS) || !document.getElementById("replay")?.offsetParent) return;
+    if (stepShown?.(by)) event.preventDefault();
+  });
+
+  Object.assign(studio, { mountReplay, copyLink, goOn, showAnswer, moved });
 })();

@@ -136,6 +136,29 @@
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
+  // A button that started work could not be used meanwhile, which takes the focus off it: it comes back.
+  let lastFocused = "";
+  document.addEventListener("focusin", (event) => { lastFocused = event.target.closest("[id]")?.id ?? ""; });
+  function refocus(...buttons) {
+    const nowhere = !document.activeElement || document.activeElement === document.body;
+    if (nowhere && buttons.includes(lastFocused)) setTimeout(() => document.getElementById(buttons[0])?.focus({ preventScroll: true }), 60);
+  }
+
+  // Gradio calls the pictures of a gallery "Thumbnail 1 of 20": they are called what they show.
+  function nameThumbnails(root) {
+    for (const button of root.querySelectorAll(".thumbnail-item")) {
+      const caption = button.querySelector(".caption-label")?.textContent.trim();
+      const place = button.getAttribute("aria-label")?.match(/\d+ of \d+$/)?.[0];
+      if (caption && place && !button.getAttribute("aria-label").startsWith(caption))
+        button.setAttribute("aria-label", `${caption}, ${place}`);
+    }
+  }
+  let naming = 0;
+  new MutationObserver(() => {
+    cancelAnimationFrame(naming);
+    naming = requestAnimationFrame(() => nameThumbnails(document));
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   // The work on what is in sight has failed, and a message says why: nothing goes on saying that it is under way.
   function giveUp() {
     const words = "It could not be worked out.";
@@ -144,6 +167,6 @@
   }
 
   window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp,
-    focused, picked, chose, numbered };
+    focused, picked, chose, numbered, refocus };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

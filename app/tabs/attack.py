@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -18,7 +19,7 @@ from app.services.partners import EACH, SAME, one_by_one, partners, per_member
 from app.services.replay import replay, seen_by
 from app.services.work import Work
 from app.studio import Studio
-from app.tabs import attack_controls, attack_link, attack_results, model_chooser, picture_picker
+from app.tabs import attack_controls, attack_link, attack_results, attack_stories, model_chooser, picture_picker
 from app.tabs.attack_controls import config_of
 from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
 from app.tabs.attack_results import Done, Second
@@ -26,7 +27,8 @@ from cce.checkpoints.folder import Checkpoint
 from cce.config import AttackConfig
 
 TITLE = "Attack"
-_SCROLL = "() => { if (window.innerWidth < 800) document.getElementById('attack-results').scrollIntoView(); }"
+_ANSWER = "() => { window.cceStudio.showAnswer(); }"
+_MOVED = "(...typed) => { window.cceStudio.moved(typed); }"
 _ONE_BY_ONE = (
     "Each member is attacked alone, then the ensemble, with the settings on the left; every example is shown to all."
 )
@@ -40,36 +42,41 @@ def build(studio: Studio) -> None:
         return
     checkpoint = studio.registry.get(name)
     told = gr.HTML(attack_link.note(), elem_id="link-note")
-    with gr.Row(elem_classes="studio-split"):
+    opening = attack_stories.opening(studio, name)
+    with gr.Row(elem_classes="studio-split studio-attack"):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             heading("1. Model")
             model, summary = _build_model(studio, name, checkpoint)
             heading("2. Picture")
-            picker = picture_picker.build(studio, model, checkpoint)
+            picker = picture_picker.build(studio, model, checkpoint, at=opening.example.place if opening else 0)
             heading("3. Attack")
-            first = attacks.defaults(checkpoint)
+            first = opening.example.config if opening else attacks.defaults(checkpoint)
             top = attack_controls.build(checkpoint, first)
-            work = long_work.build("attack", "Attack")
             controls = attack_controls.build_more(checkpoint, first, top)
             beside, mode = _build_beside(studio, name)
             link = attack_link.build()
+            with gr.Column(elem_id="attack-bar"):
+                work = long_work.build("attack", "Attack")
         with gr.Column(scale=7, min_width=320, elem_id="attack-results"):
-            shown = picker.picture.value
-            results = attack_results.build(attack_results.show(checkpoint, shown))
-            heading("One member at a time", 3)
-            gr.HTML(note(_ONE_BY_ONE))
-            each = long_work.build("crossing", "Attack each member")
-            crossing = gr.HTML("", elem_id="crossing")
+            shown: list[attack_stories.Stories] = []
+            values = attack_results.show(
+                checkpoint, picker.picture.value, attack_stories.done_of(opening) if opening else None
+            )
+            results = attack_results.build(values, lambda: shown.append(attack_stories.build(studio)))
+            with gr.Accordion("One member at a time", open=False, elem_id="one-by-one"):
+                gr.HTML(note(_ONE_BY_ONE))
+                each = long_work.build("crossing", "Attack each member")
+                crossing = gr.HTML("", elem_id="crossing")
     with gr.Accordion("How to read this", open=False, elem_id="terms"):
         gr.HTML(glossary())
     with gr.Accordion("About this model", open=False, elem_id="about"):
         about = gr.Markdown(card(checkpoint), elem_classes="studio-card")
-    done = gr.State(None)
+    done = gr.State(subject_key(name, picker.picture.value) if opening else None)
     described = [summary, about]
     parts = Parts(studio, model, described, beside, mode, picker, controls, work, results, crossing, done)
     _wire(parts, each)
     attack_controls.wire(studio, model, controls)
-    attack_link.wire(parts, link, told)
+    attack_link.wire(parts, link, told, shown[0])
 
 
 def _build_model(studio: Studio, name: str, checkpoint: Checkpoint) -> tuple[gr.Dropdown, gr.HTML]:
@@ -119,7 +126,8 @@ def attack(
         seed,
         lambda what, fraction: work.tell(what, share * fraction),
     )
-    stops = replay(picture.pixels, made)
+    stops = replay(picture.pixels, made, attack=config.name)
+    noise = attacks.same_size_noise(checkpoint, picture.pixels, config, seed) if checkpoint.detector else None
     second = None
     if beside:
         titles = {entry.id: entry.title for entry in studio.registry.entries()}
@@ -133,7 +141,7 @@ def attack(
         others = replay(picture.pixels, own) if own else seen_by(other, stops, truth, rest)
         second = Second(titles[beside], titles[name], mode, benign, others, own)
     setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode)
-    return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second)
+    return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second, noise)
 
 
 def _wire(p: Parts, each: long_work.LongWork) -> None:
@@ -159,7 +167,9 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
 
     def attacked(work: Work, name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
         config, seed = config_of(typed)
-        done = attack(studio, work, name, picture, config, seed, beside, mode)
+        done = replace(
+            attack(studio, work, name, picture, config, seed, beside, mode), typed=(beside or "", mode, *typed)
+        )
         shown = attack_results.show(studio.registry.get(name), picture, done)
         return [*shown, gr.skip(), subject_key(name, picture)]
 
@@ -179,5 +189,7 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
     another.click(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
     choice_of(p.beside).click(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
     p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **LOOK)
-    p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_SCROLL, **PRIVATE)
+    p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_ANSWER, **PRIVATE)
+    moved = [p.beside, p.mode, *p.controls.all]
+    gr.on([part.change for part in moved], None, moved, None, js=_MOVED, **PRIVATE)
     each.wire(attacked_each, p.setting, [p.crossing])

@@ -86,14 +86,14 @@ def build_more(checkpoint: Checkpoint, first: AttackConfig, top: tuple[gr.Dropdo
         norm = gr.Radio(label="Norm", elem_id="norm", **values[1])
         with gr.Row():
             step_size = gr.Number(label="Step size, in 1/255", min_width=120, **values[3])
-            steps = gr.Number(label="Steps", precision=0, min_width=120, **values[4])
+            steps = gr.Number(label="Steps", min_width=120, **values[4])
         with gr.Row():
             target = gr.Dropdown(label="Attacked model", min_width=120, **values[5])
             toward = gr.Dropdown(label="Target class", min_width=120, elem_id="toward", **values[8])
         objective = gr.Dropdown(label="Loss of the ensemble", min_width=120, **values[6])
         with gr.Row():
-            restarts = gr.Number(label="Restarts", precision=0, min_width=120, **values[7])
-            seed = gr.Number(label="Seed", precision=0, min_width=120, **values[9])
+            restarts = gr.Number(label="Restarts", min_width=120, **values[7])
+            seed = gr.Number(label="Seed", min_width=120, **values[9])
     return Controls(
         name=name,
         explanation=explanation,
@@ -118,6 +118,11 @@ def settings_of(checkpoint: Checkpoint, config: AttackConfig, seed: int = 0) -> 
     )
     made = [kind(**values) for kind, values in zip(kinds, _values(checkpoint, config, seed), strict=True)]
     return [*made, _explanation(config.name), gr.Accordion(visible=_reads_more(config))]
+
+
+def typed_of(checkpoint: Checkpoint, config: AttackConfig, seed: int = 0) -> tuple[Any, ...]:
+    """What stands in the controls for an attack, in the order of `Controls.all`."""
+    return tuple(values["value"] for values in _values(checkpoint, config, seed))
 
 
 def _values(checkpoint: Checkpoint, config: AttackConfig, seed: int) -> list[dict[str, Any]]:

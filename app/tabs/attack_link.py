@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,12 +12,14 @@ import gradio as gr
 from gradio.context import Context
 
 from app.components import LOOK, PRIVATE, spoken
-from app.services import links
+from app.services import examples, links
 from app.services.attacks import AUTO, Picture
+from app.services.examples import Example
 from app.services.partners import partners
-from app.tabs import attack_controls, attack_results, picture_picker
+from app.tabs import attack_controls, attack_results, attack_stories, picture_picker
 from app.tabs.attack_controls import config_of
-from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by
+from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
+from app.tabs.attack_stories import Stories
 from cce.checkpoints.folder import CheckpointError
 
 _NO_PICTURE = "Your own picture is not in the link: it stays on this page."
@@ -35,17 +39,22 @@ def build() -> Link:
     return Link(copy, gr.HTML("", elem_id="link"))
 
 
-def note(problems: list[str] | None = None, run: bool = False) -> str:
-    """What became of the link that the page was opened with; `run`: its attack is to be run now."""
+def note(problems: list[str] | None = None, then: str = "no") -> str:
+    """What became of the link that the page was opened with, or of a story.
+
+    Args:
+        problems: what of it could not be used.
+        then: `attack` where its attack is to be run now, `play` where its result is to be played, else `no`.
+    """
     said = " ".join(problems or [])
     words = (
         f'<p class="studio-problem" role="status">Not all of the link could be used: {escape(said)}</p>' if said else ""
     )
-    return f'<div data-run="{"yes" if run else "no"}">{words}</div>'
+    return f'<div data-then="{then}">{words}</div>'
 
 
-def wire(p: Parts, link: Link, told: gr.HTML) -> None:
-    """Copy on a press; read the address when the page opens."""
+def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories) -> None:
+    """Copy on a press; read the address when the page opens; tell a story on a press."""
     studio = p.studio
 
     def linked(name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> str:
@@ -61,47 +70,86 @@ def wire(p: Parts, link: Link, told: gr.HTML) -> None:
         said = links.read(search or "")
         if not said:
             return [gr.skip() for _ in filled]
-        problems = []
-        name = said.get("model", studio.registry.default())
-        try:
-            checkpoint = studio.registry.get(name)
-        except CheckpointError:
-            problems.append(f"There is no model {name!r}.")
-            name = studio.registry.default()
-            checkpoint = studio.registry.get(name)
-        fits = [entry.id for entry in partners(studio.registry, name)]
-        setting = links.setting_of(said, name, checkpoint, fits)
+        example = examples.find(said.get("story"))
+        return tell(example) if example else _as_said(p, said)
+
+    def tell(example: Example) -> list[Any]:
+        """All of the tab as a story says: with its result where that ships for the ensemble that is here."""
+        shipped = examples.shown(studio, example) is not None
+        return _as_said(p, examples.setting(example), "play" if shipped else "attack", example.id if shipped else "")
+
+    def surprise(name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
+        """Another picture, drawn by chance, under the attack that is set."""
+        config, seed = config_of(typed)
+        checkpoint = studio.registry.get(name)
         pictures = studio.collection(checkpoint)
-        found = links.picture_of(setting.image, pictures, checkpoint) if setting.image else None
-        if setting.image and found is None:
-            problems.append(f"There is no picture {setting.image!r} here.")
-        picture, page = found or (picture_picker.first_of(pictures, checkpoint), 0)
-        if picture.label is None and setting.label != AUTO:
-            picture = replace(picture, said=setting.label)
-        return [
-            name,
-            *described_by(checkpoint),
-            gr.Dropdown(**beside_settings(studio, name, setting.beside)),
-            gr.Radio(value=setting.show, visible=bool(setting.beside)),
-            *picture_picker.stocked(pictures, page),
-            *picture_picker.chosen(picture, checkpoint),
-            *attack_controls.settings_of(checkpoint, setting.config, setting.seed),
-            note([*problems, *setting.problems], setting.run),
-            True,
-        ]
+        keys = [f"test:{pictures.split.start + i}" for i in range(len(pictures.split))]
+        key = random.choice([key for key in keys if key != picture.key] or keys or [picture.key])
+        setting = links.Setting(name, key, AUTO, config, seed, beside or None, mode)
+        return _as_said(p, links.read(links.query(setting, checkpoint.classes)), "attack")
 
-    def seen(by_link: bool, name: str, picture: Picture) -> list[Any]:
-        if not by_link:
+    def seen(by_link: str | None, name: str, picture: Picture) -> list[Any]:
+        if by_link is None:
             return [gr.skip() for _ in p.filled]
-        return [*attack_results.show(studio.registry.get(name), picture), "", None]
+        checkpoint, key = studio.registry.get(name), None
+        example = examples.find(by_link)
+        shown = examples.shown(studio, example) if example else None
+        if shown is not None:
+            key = subject_key(name, picture)
+        done = attack_stories.done_of(shown) if shown else None
+        return [*attack_results.show(checkpoint, picture, done), "", key]
 
-    by_link = gr.State(False)
+    by_link = gr.State(None)
     address = gr.Textbox(visible=False)
     filled = [p.model, *p.described, p.beside, p.mode, *p.picker.shelf, *p.picker.choice, *p.controls.shown]
     filled += [told, by_link]
     read = "() => [window.location.search]"
-    load = Context.root_block.load(spoken(opened), [address], filled, js=read, **QUIET)
-    shown = load.success(spoken(seen), [by_link, *p.subject], p.filled, **QUIET, **LOOK)
-    shown.then(None, None, None, js="() => { window.cceStudio.runLink(); }", **PRIVATE)
+    begun = [Context.root_block.load(spoken(opened), [address], filled, js=read, **QUIET)]
+    for example, button in stories.told:
+        begun.append(button.click(spoken(partial(tell, example)), None, filled, **QUIET))
+    begun.append(stories.surprise.click(spoken(surprise), p.setting, filled, **QUIET))
+    for event in begun:
+        shown = event.success(spoken(seen), [by_link, *p.subject], p.filled, **QUIET, **LOOK)
+        shown.then(None, None, None, js="() => { window.cceStudio.goOn(); }", **PRIVATE)
     copied = link.copy.click(spoken(linked), p.setting, [link.line], **QUIET)
     copied.success(None, None, None, js="() => { window.cceStudio.copyLink(); }", **PRIVATE)
+
+
+def _as_said(p: Parts, said: dict[str, str], then: str | None = None, story: str = "") -> list[Any]:
+    """All of the tab as a link says.
+
+    Args:
+        p: the tab.
+        said: the link, by its keys.
+        then: what is done next (`note`); None: what the link itself asks for.
+        story: the example whose result ships; empty where there is none.
+    """
+    studio, problems = p.studio, []
+    name = said.get("model", studio.registry.default())
+    try:
+        checkpoint = studio.registry.get(name)
+    except CheckpointError:
+        problems.append(f"There is no model {name!r}.")
+        name = studio.registry.default()
+        checkpoint = studio.registry.get(name)
+    fits = [entry.id for entry in partners(studio.registry, name)]
+    setting = links.setting_of(said, name, checkpoint, fits)
+    pictures = studio.collection(checkpoint)
+    found = links.picture_of(setting.image, pictures, checkpoint) if setting.image else None
+    if setting.image and found is None:
+        problems.append(f"There is no picture {setting.image!r} here.")
+    picture, page = found or (picture_picker.first_of(pictures, checkpoint), 0)
+    if picture.label is None and setting.label != AUTO:
+        picture = replace(picture, said=setting.label)
+    then = then or ("attack" if setting.run else "no")
+    return [
+        name,
+        *described_by(checkpoint),
+        gr.Dropdown(**beside_settings(studio, name, setting.beside)),
+        gr.Radio(value=setting.show, visible=bool(setting.beside)),
+        *picture_picker.stocked(pictures, page, picture),
+        *picture_picker.chosen(picture, checkpoint),
+        *attack_controls.settings_of(checkpoint, setting.config, setting.seed),
+        note([*problems, *setting.problems], then),
+        story,
+    ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -27,13 +29,19 @@ _SIDES = {
 _WAITING = "Press Attack, then look at each step."
 _STRIP = f"""
 <div class="studio-replay" role="group" aria-label="Step by step">
-<button type="button" class="play" aria-label="Play the attack" disabled>▶</button>
+<button type="button" class="play" aria-label="Play the attack" disabled><i></i></button>
 <input type="range" min="0" max="1" value="1" step="1" aria-label="Step of the attack" disabled>
 <output>{_WAITING}</output>
 <label>Perturbation × <select aria-label="Magnification of the perturbation" disabled>
 <option value="auto" selected>auto</option>{"".join(f"<option>{n}</option>" for n in (1, 2, 4, 8, 16, 32, 64, 128))}
 </select></label></div>
 """
+
+
+_STALE = (
+    '<p class="studio-stale" role="status" hidden>This is the result of the earlier setting. Press Attack for that of '
+    "the new one.</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,11 @@ class Second:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished attack, ready to be shown: `link` is the permanent link to its setting."""
+    """A finished attack, ready to be shown.
+
+    `link` is the permanent link to its setting, empty where the page's address stays. `noise`: what is said of plain
+    noise of its size. `typed`: the settings as they stood in the controls. `see`: what there is to see in it.
+    """
 
     made: AttackedPicture
     config: AttackConfig
@@ -62,6 +74,9 @@ class Done:
     stops: list[Stop]
     link: str
     second: Second | None = None
+    noise: dict[str, Any] | None = None
+    typed: tuple[Any, ...] = ()
+    see: str = ""
 
 
 @dataclass
@@ -71,40 +86,53 @@ class Results:
     panels: list[Any]
 
 
-def build(values: list[Any]) -> Results:
-    """Lay out the panels with what they show first."""
-    heading("Result")
-    cards = gr.HTML(values[0], elem_id="verdict")
-    triptych = gr.HTML(values[1], elem_id="pictures")
-    strip = gr.HTML(
-        values[2],
-        html_template=_STRIP,
-        js_on_load="window.cceStudio.mountReplay(element, props, watch);",
-        apply_default_css=False,
-        elem_id="replay",
-    )
-    download = gr.HTML(values[3], elem_id="download")
-    with gr.Row(elem_classes="studio-pair"):
-        with gr.Column(min_width=300):
-            heading("Who says what", 3)
-            answers = gr.HTML(values[4], elem_id="answers")
-        with gr.Column(min_width=300):
-            heading("Which members are right", 3)
-            table1 = gr.HTML(values[5], elem_id="subsets")
-    beside = gr.HTML(values[6], elem_id="beside")
-    heading("How unsure the ensemble is: its entropy", 3)
-    entropy = figure(values[7], height=entropies.HEIGHT, elem_id="entropy")
-    entropy_numbers = gr.HTML(values[8], elem_classes="studio-numbers")
-    heading("Probability of each class", 3)
-    legend = gr.HTML(values[9])
-    bars = figure(values[10], height=probabilities.HEIGHT, elem_id="probabilities")
-    bar_numbers = gr.HTML(values[11], elem_classes="studio-numbers")
-    heading("Step by step", 3)
-    path = figure(values[12], height=trajectory.HEIGHT, elem_id="trajectory")
-    path_numbers = gr.HTML(values[13], elem_classes="studio-numbers")
-    limits = gr.HTML(values[14], elem_id="limits")
+def build(values: list[Any], between: Callable[[], None] = lambda: None) -> Results:
+    """Lay out the panels with what they show first.
+
+    What an attack came to stands together, in one view of a small screen; the rest is beside it where there is room.
+
+    Args:
+        values: what `show` gives.
+        between: lays out what follows the first part.
+    """
+    with gr.Row(elem_classes="studio-halves"):
+        with gr.Column(min_width=600, elem_classes="studio-answer"):
+            see = gr.HTML(values[15], elem_id="what-to-see")
+            gr.HTML(_STALE, elem_id="stale")
+            cards = gr.HTML(values[0], elem_id="verdict")
+            with gr.Row(elem_classes="studio-first"):
+                with gr.Column(scale=5, min_width=300):
+                    triptych = gr.HTML(values[1], elem_id="pictures")
+                    strip = gr.HTML(
+                        values[2],
+                        html_template=_STRIP,
+                        js_on_load="window.cceStudio.mountReplay(element, props, watch);",
+                        apply_default_css=False,
+                        elem_id="replay",
+                    )
+                with gr.Column(scale=3, min_width=250):
+                    table1 = gr.HTML(values[5], elem_id="subsets")
+            with gr.Row(elem_classes="studio-pair"):
+                with gr.Column(min_width=300):
+                    answers = gr.HTML(values[4], elem_id="answers")
+                with gr.Column(min_width=300):
+                    entropy = figure(values[7], height=entropies.HEIGHT, elem_id="entropy")
+                    entropy_numbers = gr.HTML(values[8], elem_classes="studio-numbers")
+            between()
+            download = gr.HTML(values[3], elem_id="download")
+            beside = gr.HTML(values[6], elem_id="beside")
+        with gr.Column(min_width=600, elem_classes="studio-more"):
+            heading("Probability of each class", 3)
+            legend = gr.HTML(values[9])
+            bars = figure(values[10], height=probabilities.HEIGHT, elem_id="probabilities")
+            bar_numbers = gr.HTML(values[11], elem_classes="studio-numbers")
+            with gr.Column(elem_classes="studio-after-attack"):
+                heading("Step by step", 3)
+                path = figure(values[12], height=trajectory.HEIGHT, elem_id="trajectory")
+                path_numbers = gr.HTML(values[13], elem_classes="studio-numbers")
+            limits = gr.HTML(values[14], elem_id="limits")
     first = [cards, triptych, strip, download, answers, table1, beside, entropy, entropy_numbers, legend]
-    return Results([*first, bars, bar_numbers, path, path_numbers, limits])
+    return Results([*first, bars, bar_numbers, path, path_numbers, limits, see])
 
 
 def show(checkpoint: Checkpoint, picture: Picture, done: Done | None = None) -> list[Any]:
@@ -138,6 +166,7 @@ def show(checkpoint: Checkpoint, picture: Picture, done: Done | None = None) -> 
         trajectory.figure(view.judged, names, said, members),
         trajectory.numbers(view.judged, names, said, [stop.subset for stop in stops]),
         verdict.limits(verdicts.limits(checkpoint)),
+        f'<p class="studio-see"><b>What to see:</b> {escape(done.see)}</p>' if done and done.see else "",
     ]
 
 
@@ -158,29 +187,45 @@ class _View:
         panels = {
             "verdict": self._cards(stop),
             "answers": verdict.answers(self.judged, self.before, after, self.known is not None),
-            "subsets": subsets.picture(subset_of(self.before, index), stop.subset if stop else None),
+            "subsets": self._subsets(index, stop),
             "beside": self._beside(place) if place is not None else "",
         }
         return {name: replay.swap(content) for name, content in panels.items()}
 
+    def _subsets(self, index: int, stop: Stop | None) -> str:
+        """The place in Table 1; whether the members agree, where nobody has told what the picture shows."""
+        if self.known is None:
+            return subsets.agreement(self.before, stop.said if stop else None)
+        return subsets.picture(subset_of(self.before, index), stop.subset if stop else None)
+
     def _cards(self, stop: Stop | None) -> str:
-        first = (verdicts.flag(self.before), self.before["flagged"])
+        first = (verdicts.flag(self.before), verdicts.kind_of(self.before))
         subject = verdicts.subject(self.picture.name, self.known)
         if stop is None or self.done is None:
-            return verdict.cards(subject, first)
+            title = "The picture" if self.picture.dataset else "Your picture"
+            return verdict.cards(subject, first, titles=(title, "After the attack"))
         title = "After the attack" if stop.last else f"{stop.name[:1].upper()}{stop.name[1:]}"
+        outcome = verdicts.danger(stop.said, self.judged, self.known is not None)
         return verdict.cards(
             f"{subject} {attacks.describe(self.done.config)}.",
             first,
-            (verdicts.flag(stop.said), stop.said["flagged"]),
+            (verdicts.flag(stop.said, attacked=True), outcome.kind),
             self._outcome(self.before, stop.said),
             titles=("Before the attack", title),
+            headline=self._headline(outcome.words),
+            aside=verdicts.noise(self.done.noise),
         )
 
+    def _headline(self, words: str) -> str:
+        wrong = self.known is not None and self.before["label"] != self.known
+        return "Wrong before the attack already" if wrong else words
+
     def _outcome(self, before: dict[str, Any], after: dict[str, Any]) -> str:
+        told = verdicts.change(before, after, self.known)
         target = self.done.made.result.get("toward") if self.done else None
-        told = {"label": self.judged, "benign": before, "adversarial": after, "toward": target}
-        return verdicts.fooled(told, self.known is not None)
+        if target is None:
+            return told
+        return f"{told} The attack aimed for {target}{'.' if after['label'] == target else ', in vain.'}"
 
     def _beside(self, place: int) -> str:
         """The two ensembles beside one another, at a place of the first one's replay."""
@@ -207,10 +252,10 @@ class _View:
         return Side(
             title,
             verdict.answers(self.judged, before, stop.said, self.known is not None),
-            (verdicts.flag(before), before["flagged"]),
-            (verdicts.flag(stop.said), stop.said["flagged"]),
+            (verdicts.flag(before), verdicts.kind_of(before)),
+            (verdicts.flag(stop.said, attacked=True), verdicts.danger(stop.said, self.judged).kind),
             self._outcome(before, stop.said),
-            (subset_of(before, index), stop.subset),
+            (subset_of(before, index), stop.subset) if self.known else ("", None),
             stop.pixels.float() / 255 if pictured else None,
         )
 
@@ -251,7 +296,8 @@ class _View:
             )
         shown = probabilities.shown_classes(self.judged, self.before, self.done.made.result["adversarial"])
         factor = pictures.magnification(self._size(self.done.config.epsilon))
-        return replay.value(self.key, to_bytes(self.picture.pixels), places, shown, factor, self.done.link)
+        value = replay.value(self.key, to_bytes(self.picture.pixels), places, shown, factor, self.done.link)
+        return value | {"typed": list(self.done.typed)}
 
     def downloads(self) -> str:
         """The links that save the result."""

@@ -98,13 +98,19 @@ def show(
     clean, called = detection.clean_reference(checkpoint, studio.collection(checkpoint), measured)
     before, after = found.before, found.after
     true = None if picture.judged == attacks.AUTO else found.label
+    attacked = kind in ("attack", "adaptive")
+    outcome = verdicts.danger(after, found.label, true is not None) if after else None
+    second = None
+    if after and outcome:
+        second = (verdicts.flag(after, attacked), outcome.kind if attacked else verdicts.kind_of(after))
     cards = verdict.cards(
         f"{verdicts.subject(picture.name, true)} {found.words}.",
-        (verdicts.flag(before), before["flagged"]),
-        (verdicts.flag(after), after["flagged"]) if after else None,
+        (verdicts.flag(before), verdicts.kind_of(before)),
+        second,
         _outcome(found, true, kind),
         titles=_TITLES,
         waiting=_WAITING,
+        headline=outcome.words if outcome and attacked else "",
     )
     return [
         cards,
@@ -125,11 +131,7 @@ def _outcome(found: changes.Changed, true: str | None, kind: str) -> str:
         same = "still says" if before == after else f"said {before} and now says"
         flagged = ", and it is flagged: a false alarm." if found.after["flagged"] else ", and it is not flagged."
         return f"Nobody attacked. The ensemble {same} {after}{flagged if found.after['flagged'] is not None else '.'}"
-    said = verdicts.fooled(
-        {"label": found.label, "benign": found.before, "adversarial": found.after}, known=true is not None
-    )
-    missed = after != found.label and found.after["flagged"] is False
-    return f"{said} The detector did not notice." if missed else said
+    return verdicts.change(found.before, found.after, true)
 
 
 def _triptych(picture: Picture, found: changes.Changed, true: str | None) -> str:

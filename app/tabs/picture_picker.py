@@ -67,7 +67,7 @@ class PicturePicker:
             event.success(listener, inputs, outputs, trigger_mode="multiple", **kwargs).then(**RELEASE)
 
 
-def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: str = "") -> PicturePicker:
+def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: str = "", at: int = 0) -> PicturePicker:
     """Lay out the picker for the ensemble that is shown first.
 
     Args:
@@ -75,10 +75,11 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
         model: the dropdown of ensembles whose pictures are offered.
         checkpoint: the one that is chosen at first.
         prefix: begins the components' ids, where a page has several pickers.
+        at: which picture of the gallery's first page is chosen.
     """
     pictures = studio.collection(checkpoint)
     indices, _, _ = gallery.page(pictures.indices(), 0)
-    first = first_of(pictures, checkpoint)
+    first = from_gallery(pictures, at) if at in indices else first_of(pictures, checkpoint)
     page = gr.State({"number": 0, "indices": indices})
     picture = gr.State(first)
     with gr.Tabs(elem_classes="studio-source"):
@@ -103,7 +104,7 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
                 thumbnails(pictures, indices),
                 show_label=False,
                 label="Test pictures",
-                selected_index=0,
+                selected_index=at,
                 columns=5,
                 height="auto",
                 allow_preview=False,
@@ -230,19 +231,21 @@ def label_settings(picture: Picture, checkpoint: Checkpoint) -> dict[str, Any]:
     )
 
 
-def turned(pictures: Collection, wanted: str, number: int) -> list[Any]:
-    """Another page of the gallery: its pictures, where one is, and that in words."""
+def turned(pictures: Collection, wanted: str, number: int, picked: Picture | None = None) -> list[Any]:
+    """Another page of the gallery: its pictures, where one is, and that in words; `picked` is marked on it."""
     known = wanted in pictures.classes
     indices = pictures.indices(pictures.classes.index(wanted) if known else None)
     shown, number, _ = gallery.page(indices, number)
     state = {"number": number, "indices": shown}
-    return [gr.Gallery(thumbnails(pictures, shown), selected_index=None), state, place_line(indices, number)]
+    keys = [f"test:{pictures.split.start + i}" for i in shown]
+    mark = keys.index(picked.key) if picked and picked.key in keys else None
+    return [gr.Gallery(thumbnails(pictures, shown), selected_index=mark), state, place_line(indices, number)]
 
 
-def stocked(pictures: Collection, number: int = 0) -> list[Any]:
+def stocked(pictures: Collection, number: int = 0, picked: Picture | None = None) -> list[Any]:
     """The whole shelf anew: another data set, or more pictures of this one; fills `PicturePicker.shelf`."""
     return [
-        *turned(pictures, ALL, number),
+        *turned(pictures, ALL, number, picked),
         gr.Dropdown(class_choices(pictures), value=ALL),
         gr.Button(**get_settings(pictures)),
         gr.Textbox(visible=pictures.wants_folder),

@@ -74,13 +74,13 @@ def classify_all(checkpoint: Checkpoint, x: Tensor, tell: Teller | None = None) 
     for i in range(0, len(x), _AT_A_TIME):
         with torch.no_grad(), evaluating(checkpoint.model):
             logits = finite(checkpoint.model.member_logits(x[i : i + _AT_A_TIME]))
-        said += _said(checkpoint, logits)
+        said += answers(checkpoint, logits)
         if tell:
             tell("Looking at the steps", min(1.0, (i + _AT_A_TIME) / len(x)))
     return said
 
 
-def _said(checkpoint: Checkpoint, logits: Tensor) -> list[dict[str, Any]]:
+def answers(checkpoint: Checkpoint, logits: Tensor) -> list[dict[str, Any]]:
     """`classify`'s answers from the members' logits `(N, B, classes)`."""
     log_p = log_mean_probability(logits)
     members, ensemble = logits.softmax(-1).transpose(0, 1).tolist(), log_p.exp().tolist()

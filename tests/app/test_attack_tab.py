@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,8 @@ def test_a_replay_goes_from_the_picture_by_every_step_to_the_result(two, picture
     names = [stop.name for stop in stops]
     assert names[0] == "before the attack" and names[-1] == "the result, after 6 steps"
     assert names[1:4] == ["the start", "step 1 of 6", "step 2 of 6"]
+    named = [stop.name for stop in replay(picture.pixels, made, attack="pgd")]
+    assert named[1] == "random start: plain noise, no step yet" and named[2:] == names[2:]
     assert stops[0].said == made.result["benign"] and stops[-1].said == made.result["adversarial"]
     assert torch.equal(stops[0].pixels, to_bytes(picture.pixels))
     assert torch.equal(stops[-1].pixels.float() / 255, made.x_adv)
@@ -127,6 +130,45 @@ def test_before_an_attack_the_panels_wait(two, picture):
     assert panels[2] == {} and panels[3] == "" and "Press Attack to see" in panels[0]
     assert panels[6] == '<div class="studio-swap"></div>'
     assert "nothing yet" in panels[12]["description"]
+
+
+def test_without_a_label_nobody_is_right_or_wrong_and_there_is_no_subset(studio, two, picture):
+    mine = replace(picture, label=None, dataset=None, name="your picture")
+    done = attack.attack(studio, Work(), "tiny-two", mine, PGD, 0, "tiny-three", "same")
+    for panels in (attack_results.show(two, mine), attack_results.show(two, mine, done)):
+        html = "".join(str(panels[i]) for i in (0, 1, 4, 5, 6))
+        assert not any(mark in html for mark in ("✓", "✗", "S11", "S00", "right<", "wrong<"))
+        assert "the members" in panels[5] and "Say on the left what the picture shows" in panels[5]
+    assert "Your picture</h3>" in attack_results.show(two, mine)[0]
+    told = attack_results.show(two, replace(mine, said=picture.label))
+    assert "S11" in told[5] and "right" in told[4]
+
+
+def test_the_slider_knows_the_settings_of_its_result(studio, two, picture):
+    typed = ("", "same", *attack_controls.typed_of(two, PGD, 4))
+    config, seed = config_of(typed[2:])
+    assert (config.describe(), seed) == (PGD.describe(), 4)
+    done = replace(attack.attack(studio, Work(), "tiny-two", picture, PGD, 0, None, "same"), typed=typed)
+    assert attack_results.show(two, picture, done)[2]["typed"] == list(typed)
+
+
+def test_noise_is_as_large_as_the_attack_and_the_same_under_a_seed(two, picture):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attacks, "classify", lambda checkpoint, pixels: seen.append(pixels))
+        for seed in (1, 1, 2):
+            attacks.same_size_noise(two, torch.full_like(picture.pixels, 0.5), PGD, seed)
+        attacks.same_size_noise(two, torch.full_like(picture.pixels, 0.5), AttackConfig("pgd", 0.4, 0.1, 3, norm="l2"))
+    assert torch.allclose((seen[0] - 0.5).abs(), torch.tensor(0.15))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert (seen[3] - 0.5).norm().item() == pytest.approx(0.4, rel=1e-4)
+
+
+def test_a_seed_that_is_no_whole_number_is_refused(two):
+    typed = list(attack_controls.typed_of(two, PGD, 0))
+    typed[-1] = 1.5
+    with pytest.raises(ConfigError, match="The seed is 1.5"):
+        config_of(tuple(typed))
 
 
 def test_the_downloads_are_the_picture_the_perturbation_and_the_numbers(studio, two, picture):

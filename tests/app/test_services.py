@@ -304,21 +304,65 @@ def test_targets_and_defaults_follow_the_ensemble(registry: Registry):
 
 def said(label: str, entropy: float = 0.5, threshold: float | None = 0.62) -> dict:
     flagged = None if threshold is None else entropy > threshold
-    return {"label": label, "entropy": entropy, "threshold": threshold, "flagged": flagged}
+    return {"label": label, "entropy": entropy, "threshold": threshold, "flagged": flagged, "classes": ["a"] * 10}
+
+
+UNUSUAL = "Unusual: the ensemble is unsure ({}). An attack, noise, or none of the ten classes."
 
 
 @pytest.mark.parametrize(
-    ("entropy", "threshold", "words"),
+    ("entropy", "threshold", "nobody", "attacked"),
     [
-        (1.712, 0.62, "Flagged as adversarial: entropy 1.71 nats, above 0.62"),
-        (0.21, 0.62, "Not flagged: entropy 0.21 nats, below 0.62"),
-        (0.6203, 0.6196, "Flagged as adversarial: entropy 0.620 nats, above 0.620"),
-        (0.62, 0.62, "Not flagged: entropy 0.620 nats, not above 0.620"),
-        (0.21, None, "No detector: entropy 0.21 nats, and this model has no threshold"),
+        (1.712, 0.62, UNUSUAL.format("1.71, limit 0.62"), "Flagged: the ensemble is unsure (1.71, limit 0.62)."),
+        (
+            0.21,
+            0.62,
+            "Nothing unusual: the ensemble is sure enough (0.21, limit 0.62).",
+            "Not flagged: the ensemble is",
+        ),
+        (0.6203, 0.6196, UNUSUAL.format("0.620, limit 0.620"), "Flagged: the ensemble is unsure (0.620, limit 0.620)."),
+        (0.62, 0.62, "Nothing unusual: the ensemble is sure enough (0.620, limit 0.620).", "Not flagged: the ensemble"),
+        (0.21, None, "This model has no detector. Its entropy is 0.21.", "This model has no detector. Its entropy is"),
     ],
 )
-def test_the_flag_in_words(entropy: float, threshold: float | None, words: str):
-    assert verdicts.flag(said("cat", entropy, threshold)) == words
+def test_a_picture_is_called_flagged_only_after_an_attack(entropy, threshold, nobody: str, attacked: str):
+    assert verdicts.flag(said("cat", entropy, threshold)) == nobody
+    assert verdicts.flag(said("cat", entropy, threshold), attacked=True).startswith(attacked)
+
+
+@pytest.mark.parametrize(
+    ("label", "entropy", "threshold", "kind", "words"),
+    [
+        ("dog", 0.1, 0.62, "missed", "Fooled, and not noticed"),
+        ("dog", 0.1, None, "missed", "Fooled; there is no detector"),
+        ("dog", 1.7, 0.62, "caught", "Fooled, but noticed"),
+        ("cat", 0.1, 0.62, "held", "Not fooled"),
+        ("cat", 1.7, 0.62, "alarm", "Not fooled, yet flagged: a false alarm"),
+    ],
+)
+def test_the_headline_and_its_colour_follow_the_danger(label, entropy, threshold, kind: str, words: str):
+    assert verdicts.danger(said(label, entropy, threshold), "cat") == verdicts.Danger(kind, words)
+    unknown = verdicts.danger(said(label, entropy, threshold), "cat", known=False)
+    assert unknown.kind == kind and "ooled" not in unknown.words
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "judged", "words"),
+    [
+        (0.98, 0.11, "cat", "was sure (cat 98 %, right); now it has no idea (best guess frog, 11 %, wrong)."),
+        (0.5, 1.0, "cat", "leaned to cat (50 %, right); now it is sure (frog 100 %, wrong)."),
+        (0.2, 0.4, None, "had no idea (best guess cat, 20 %); now it leans to frog (40 %)."),
+    ],
+)
+def test_how_sure_the_ensemble_was_and_is(before: float, after: float, judged: str | None, words: str):
+    was, now = {"label": "cat", "ensemble": [before, 0.0]}, {"label": "frog", "ensemble": [0.0, after]}
+    assert verdicts.change(was, now, judged) == f"The ensemble {words}"
+
+
+def test_noise_of_the_attack_s_size_stands_beside_the_verdict():
+    assert "is flagged too (1.71)" in verdicts.noise(said("cat", 1.71))
+    assert "is not flagged (0.20)" in verdicts.noise(said("cat", 0.2))
+    assert verdicts.noise(said("cat", 0.2, None)) == verdicts.noise(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -358,7 +402,7 @@ def test_the_limits_quote_what_was_measured_and_say_what_was_not():
 
 
 def test_a_picture_and_its_label_in_words():
-    assert verdicts.subject("your picture", None) == "Your picture, judged by the model's own clean answer."
+    assert verdicts.subject("your picture", None) == "Your picture, its true class is not known."
     assert Picture(torch.zeros(SHAPE), None, "x").shape == SHAPE
 
 
