@@ -10,6 +10,12 @@ MEMBERS = ("#1f77c4", "#d9730d", "#0f9d76", "#5aa9dd", "#a07800", "#8a6a4f")
 ENSEMBLE = "#b5478f"
 """Colour of f_en."""
 
+MEMBERS_IN_WORDS = ("#1b6cb3", "#a85400", "#0b7d5e", "#2a74a8", "#7d5d00", "#7d5f46")
+MEMBERS_IN_WORDS_ON_DARK = ("#5ea6e6", "#f0923a", "#35c49a", "#8cc5ee", "#d0a52a", "#c09a78")
+"""The members' colours for letters, which need more contrast than bars: at least 4.5 to 1."""
+
+ENSEMBLE_IN_WORDS, ENSEMBLE_IN_WORDS_ON_DARK = "#b5478f", "#dc7cbb"
+
 SUBSETS = {"S11": "#0f9d76", "S01": "#5aa9dd", "S10": "#1f77c4", "S00": "#c25a50"}
 """Colours of Table 1's subsets, from all members right to all wrong."""
 

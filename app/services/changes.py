@@ -52,16 +52,23 @@ def choices(checkpoint: Checkpoint, kind: str) -> list[tuple[str, str]]:
         return [(ATTACKS[name].title, name) for name in ("pgd", "bim", "mim", "fgsm")]
     side = checkpoint.model.config.input_shape[2]
     if kind == "adaptive":
-        return [(title, name) for name, title in aware_choices(side)]
+        names = aware_choices(side)
+        passing = _passing(checkpoint)
+        return [(title, name) for name, title in sorted(names, key=lambda pair: -passing.get(pair[0], 0.0))]
     if kind == "benign":
         return [(name[:1].upper() + name[1:], name) for name in corruption_kinds(_epsilon(checkpoint), side)]
     return []
 
 
+def _passing(checkpoint: Checkpoint) -> dict[str, float]:
+    """The share of pictures that each detector-aware attack makes wrong and unflagged, as far as it was measured."""
+    rows = [row for row in checkpoint.metrics.get("adaptive", []) if row.get("wrong_and_unflagged") is not None]
+    return {str(row.get("attack", {}).get("name")): row["wrong_and_unflagged"] for row in rows}
+
+
 def first_choice(checkpoint: Checkpoint, kind: str) -> str | None:
-    """What is done of a kind unless another is chosen: of the detector-aware attacks, a smooth one."""
-    names = [name for _, name in choices(checkpoint, kind)]
-    return "smooth-8" if "smooth-8" in names else next(iter(names), None)
+    """What is done of a kind unless another is chosen: the first; of the detector-aware attacks, the strongest."""
+    return next((name for _, name in choices(checkpoint, kind)), None)
 
 
 def change(checkpoint: Checkpoint, pixels: Tensor, label: str | None, kind: str, which: str | None) -> Changed:

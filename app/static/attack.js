@@ -207,12 +207,23 @@
     });
   }
 
+  // A picture of the strip was pressed: a button out of sight tells the server, which asks here for its place.
+  let pastChosen = 0;
+  const chosenPast = () => pastChosen;
+  document.addEventListener("click", (event) => {
+    const one = event.target.closest?.("#history [data-past]");
+    if (!one) return;
+    pastChosen = Number(one.dataset.past);
+    press("history-go");
+  });
+
   // The settings in the controls, and those that the result on screen was made with.
   let typedNow = null, typedThen = null;
-  const plain = (typed) => JSON.stringify(typed.map((value) => String(value ?? "")));
   function moved(typed) { typedNow = typed; mark(); }
   function mark() {
-    const stale = Boolean(typedNow && typedThen?.length && plain(typedNow) !== plain(typedThen));
+    // null: a control that the attack of the result does not read
+    const differs = (then, place) => then !== null && String(then) !== String(typedNow[place] ?? "");
+    const stale = Boolean(typedNow && typedThen?.some(differs));
     const line = document.querySelector("#stale p");
     if (line) line.hidden = !stale;
     document.getElementById("attack-results")?.classList.toggle("stale", stale);
@@ -228,5 +239,5 @@
     if (stepShown?.(by)) event.preventDefault();
   });
 
-  Object.assign(studio, { mountReplay, copyLink, goOn, showAnswer, moved });
+  Object.assign(studio, { mountReplay, copyLink, goOn, showAnswer, moved, chosenPast });
 })();

@@ -77,6 +77,7 @@
       if (value.narrow) node.style.height = `${layout.height}px`;
       await Plotly.react(node, structuredClone(value.data), layout,
         { responsive: false, displaylogo: false, displayModeBar: false, showSendToCloud: false });
+      window.cceStudio.offerToSave?.(node, Plotly);
       drawn?.(node, value, Plotly);
     }
     const redraw = () => { queued = queued.then(draw).catch((error) => console.error(error)); };

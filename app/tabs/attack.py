@@ -19,7 +19,15 @@ from app.services.partners import EACH, SAME, one_by_one, partners, per_member
 from app.services.replay import replay, seen_by
 from app.services.work import Work
 from app.studio import Studio
-from app.tabs import attack_controls, attack_link, attack_results, attack_stories, model_chooser, picture_picker
+from app.tabs import (
+    attack_controls,
+    attack_history,
+    attack_link,
+    attack_results,
+    attack_stories,
+    model_chooser,
+    picture_picker,
+)
 from app.tabs.attack_controls import config_of
 from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
 from app.tabs.attack_results import Done, Second
@@ -63,6 +71,7 @@ def build(studio: Studio) -> None:
                 checkpoint, picker.picture.value, attack_stories.done_of(opening) if opening else None
             )
             results = attack_results.build(values, lambda: shown.append(attack_stories.build(studio)))
+            history = attack_history.build()
             with gr.Accordion("One member at a time", open=False, elem_id="one-by-one"):
                 gr.HTML(note(_ONE_BY_ONE))
                 each = long_work.build("crossing", "Attack each member")
@@ -74,9 +83,9 @@ def build(studio: Studio) -> None:
     done = gr.State(subject_key(name, picker.picture.value) if opening else None)
     described = [summary, about]
     parts = Parts(studio, model, described, beside, mode, picker, controls, work, results, crossing, done)
-    _wire(parts, each)
+    _wire(parts, each, history)
     attack_controls.wire(studio, model, controls)
-    attack_link.wire(parts, link, told, shown[0])
+    attack_link.wire(parts, link, told, shown[0], history)
 
 
 def _build_model(studio: Studio, name: str, checkpoint: Checkpoint) -> tuple[gr.Dropdown, gr.HTML]:
@@ -144,7 +153,7 @@ def attack(
     return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second, noise)
 
 
-def _wire(p: Parts, each: long_work.LongWork) -> None:
+def _wire(p: Parts, each: long_work.LongWork, history: attack_history.History) -> None:
     studio = p.studio
 
     def another_model(name: str, beside: str) -> list[Any]:
@@ -165,13 +174,22 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
             return [gr.skip() for _ in p.filled]
         return [*attack_results.show(studio.registry.get(name), picture), "", None]
 
-    def attacked(work: Work, name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
+    def attacked(
+        work: Work,
+        past: list[attack_history.Past],
+        name: str,
+        picture: Picture,
+        beside: str,
+        mode: str,
+        *typed: Any,
+    ) -> list[Any]:
         config, seed = config_of(typed)
-        done = replace(
-            attack(studio, work, name, picture, config, seed, beside, mode), typed=(beside or "", mode, *typed)
-        )
-        shown = attack_results.show(studio.registry.get(name), picture, done)
-        return [*shown, gr.skip(), subject_key(name, picture)]
+        checkpoint = studio.registry.get(name)
+        typed = (beside or "", mode if beside else None, *attack_controls.typed_of(checkpoint, config, seed))
+        done = replace(attack(studio, work, name, picture, config, seed, beside, mode), typed=typed)
+        shown = attack_results.show(checkpoint, picture, done)
+        past = attack_history.remembered(past, checkpoint, picture, done, beside, mode)
+        return [*shown, gr.skip(), subject_key(name, picture), past, attack_history.shown(past)]
 
     def attacked_each(work: Work, name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> list[Any]:
         checkpoint = studio.registry.get(name)
@@ -189,7 +207,8 @@ def _wire(p: Parts, each: long_work.LongWork) -> None:
     another.click(spoken(another_model), [p.model, p.beside], changed, trigger_mode="multiple", **QUIET).then(**RELEASE)
     choice_of(p.beside).click(lambda beside: gr.Radio(visible=bool(beside)), [p.beside], [p.mode], **QUIET)
     p.picker.then(spoken(before), [*p.subject, p.done], p.filled, **QUIET, **LOOK)
-    p.work.wire(attacked, p.setting, p.filled).success(None, None, None, js=_ANSWER, **PRIVATE)
+    filled = [*p.filled, history.past, history.strip]
+    p.work.wire(attacked, [history.past, *p.setting], filled).success(None, None, None, js=_ANSWER, **PRIVATE)
     moved = [p.beside, p.mode, *p.controls.all]
     gr.on([part.change for part in moved], None, moved, None, js=_MOVED, **PRIVATE)
     each.wire(attacked_each, p.setting, [p.crossing])

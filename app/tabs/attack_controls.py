@@ -121,8 +121,9 @@ def settings_of(checkpoint: Checkpoint, config: AttackConfig, seed: int = 0) -> 
 
 
 def typed_of(checkpoint: Checkpoint, config: AttackConfig, seed: int = 0) -> tuple[Any, ...]:
-    """What stands in the controls for an attack, in the order of `Controls.all`."""
-    return tuple(values["value"] for values in _values(checkpoint, config, seed))
+    """What stands in the controls for an attack, in the order of `Controls.all`; None where one is out of sight."""
+    shown = _values(checkpoint, config, seed)
+    return tuple(values["value"] if values.get("visible", True) else None for values in shown)
 
 
 def _values(checkpoint: Checkpoint, config: AttackConfig, seed: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from app.services.examples import Example
 from app.services.partners import partners
 from app.tabs import attack_controls, attack_results, attack_stories, picture_picker
 from app.tabs.attack_controls import config_of
+from app.tabs.attack_history import History, Past
 from app.tabs.attack_parts import QUIET, Parts, beside_settings, described_by, subject_key
 from app.tabs.attack_stories import Stories
 from cce.checkpoints.folder import CheckpointError
@@ -53,8 +54,8 @@ def note(problems: list[str] | None = None, then: str = "no") -> str:
     return f'<div data-then="{then}">{words}</div>'
 
 
-def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories) -> None:
-    """Copy on a press; read the address when the page opens; tell a story on a press."""
+def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories, history: History) -> None:
+    """Copy on a press; read the address when the page opens; tell a story, or bring an attack back, on a press."""
     studio = p.studio
 
     def linked(name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> str:
@@ -88,6 +89,17 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories) -> None:
         setting = links.Setting(name, key, AUTO, config, seed, beside or None, mode)
         return _as_said(p, links.read(links.query(setting, checkpoint.classes)), "attack")
 
+    def again(past: list[Past], at: float) -> list[Any]:
+        """An attack of this visit, with its own picture: it is made anew, which gives the same."""
+        one = past[int(at)] if 0 <= int(at) < len(past) else None
+        if one is None:
+            return [gr.skip() for _ in filled]
+        setting = links.Setting(
+            one.name, one.picture.key, one.picture.judged, one.config, one.seed, one.beside, one.mode
+        )
+        said = links.read(links.query(setting, studio.registry.get(one.name).classes))
+        return _as_said(p, said, "attack", picture=one.picture)
+
     def seen(by_link: str | None, name: str, picture: Picture) -> list[Any]:
         if by_link is None:
             return [gr.skip() for _ in p.filled]
@@ -108,6 +120,8 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories) -> None:
     for example, button in stories.told:
         begun.append(button.click(spoken(partial(tell, example)), None, filled, **QUIET))
     begun.append(stories.surprise.click(spoken(surprise), p.setting, filled, **QUIET))
+    which = "(past, at) => [past, window.cceStudio.chosenPast()]"
+    begun.append(history.press.click(spoken(again), [history.past, history.at], filled, js=which, **QUIET))
     for event in begun:
         shown = event.success(spoken(seen), [by_link, *p.subject], p.filled, **QUIET, **LOOK)
         shown.then(None, None, None, js="() => { window.cceStudio.goOn(); }", **PRIVATE)
@@ -115,7 +129,9 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories) -> None:
     copied.success(None, None, None, js="() => { window.cceStudio.copyLink(); }", **PRIVATE)
 
 
-def _as_said(p: Parts, said: dict[str, str], then: str | None = None, story: str = "") -> list[Any]:
+def _as_said(
+    p: Parts, said: dict[str, str], then: str | None = None, story: str = "", picture: Picture | None = None
+) -> list[Any]:
     """All of the tab as a link says.
 
     Args:
@@ -123,6 +139,7 @@ def _as_said(p: Parts, said: dict[str, str], then: str | None = None, story: str
         said: the link, by its keys.
         then: what is done next (`note`); None: what the link itself asks for.
         story: the example whose result ships; empty where there is none.
+        picture: the picture itself, where the link cannot name it.
     """
     studio, problems = p.studio, []
     name = said.get("model", studio.registry.default())
@@ -138,7 +155,8 @@ def _as_said(p: Parts, said: dict[str, str], then: str | None = None, story: str
     found = links.picture_of(setting.image, pictures, checkpoint) if setting.image else None
     if setting.image and found is None:
         problems.append(f"There is no picture {setting.image!r} here.")
-    picture, page = found or (picture_picker.first_of(pictures, checkpoint), 0)
+    first, page = found or (picture_picker.first_of(pictures, checkpoint), 0)
+    picture = picture or first
     if picture.label is None and setting.label != AUTO:
         picture = replace(picture, said=setting.label)
     then = then or ("attack" if setting.run else "no")

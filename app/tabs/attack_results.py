@@ -96,7 +96,7 @@ def build(values: list[Any], between: Callable[[], None] = lambda: None) -> Resu
         between: lays out what follows the first part.
     """
     with gr.Row(elem_classes="studio-halves"):
-        with gr.Column(min_width=600, elem_classes="studio-answer"):
+        with gr.Column(scale=6, min_width=600, elem_classes="studio-answer"):
             see = gr.HTML(values[15], elem_id="what-to-see")
             gr.HTML(_STALE, elem_id="stale")
             cards = gr.HTML(values[0], elem_id="verdict")
@@ -121,7 +121,7 @@ def build(values: list[Any], between: Callable[[], None] = lambda: None) -> Resu
             between()
             download = gr.HTML(values[3], elem_id="download")
             beside = gr.HTML(values[6], elem_id="beside")
-        with gr.Column(min_width=600, elem_classes="studio-more"):
+        with gr.Column(scale=5, min_width=600, elem_classes="studio-more"):
             heading("Probability of each class", 3)
             legend = gr.HTML(values[9])
             bars = figure(values[10], height=probabilities.HEIGHT, elem_id="probabilities")

@@ -8,7 +8,6 @@ import gradio as gr
 
 from app.services import examples
 from app.services.examples import Example, Shown
-from app.services.partners import SAME
 from app.studio import Studio
 from app.tabs import attack_controls
 from app.tabs.attack_results import Done
@@ -32,7 +31,7 @@ def done_of(shown: Shown) -> Done:
     """An example as an attack that has just been made; the page's address names it, but for the opening."""
     example = shown.example
     link = "" if example.id == examples.OPENING else example.link
-    typed = ("", SAME, *attack_controls.typed_of(shown.checkpoint, example.config))
+    typed = ("", None, *attack_controls.typed_of(shown.checkpoint, example.config))
     return Done(shown.made, example.config, 0, shown.stops, link, None, shown.noise, typed, example.see)
 
 

@@ -87,7 +87,7 @@ def _build_controls(checkpoint: Checkpoint) -> list[Any]:
                        info="How far the plane reaches: the largest change of a pixel along an axis.")  # fmt: skip
     sizes = [(f"{n} × {n}", n) for n in surfaces.RESOLUTIONS]
     resolution = gr.Radio(sizes, value=surfaces.RESOLUTION, label="Points", elem_id="surface-resolution")
-    seed = gr.Number(0, label="Seed", precision=0, info="Of the axis v and of PGD's random start.", min_width=120)
+    seed = gr.Number(0, label="Seed", info="Of the axis v and of PGD's random start.", min_width=120)
     return [attack, epsilon, extent, resolution, seed]
 
 

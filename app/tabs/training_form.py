@@ -164,7 +164,7 @@ def _component(one: Field, value: Any) -> Any:
         return gr.Dropdown(
             list(one.choices), value=value, allow_custom_value=one.key in (*training_form.CUSTOM, "dataset"), **looks
         )
-    return gr.Number(value, precision=0 if one.kind == "whole" else None, **looks)
+    return gr.Number(value, **looks)
 
 
 def _where() -> tuple[gr.Radio, gr.Dropdown, gr.Textbox]:

@@ -117,8 +117,8 @@ def _controls(studio: Studio, name: str) -> _Controls:
             epsilon = gr.Number(in_255ths(first.epsilon), label="Epsilon, in 1/255", min_width=100)
             step_size = gr.Number(in_255ths(first.step_size), label="Step size, in 1/255", min_width=100)
         with gr.Row(elem_classes="studio-fields"):
-            steps = gr.Number(first.steps, label="Steps", precision=0, min_width=100, elem_id="transferability-steps")
-            seed = gr.Number(0, label="Seed", precision=0, min_width=100)
+            steps = gr.Number(first.steps, label="Steps", min_width=100, elem_id="transferability-steps")
+            seed = gr.Number(0, label="Seed", min_width=100)
     return _Controls(model, count, attack, epsilon, step_size, steps, seed)
 
 

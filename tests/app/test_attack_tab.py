@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 import torch
 
@@ -145,9 +146,9 @@ def test_without_a_label_nobody_is_right_or_wrong_and_there_is_no_subset(studio,
 
 
 def test_the_slider_knows_the_settings_of_its_result(studio, two, picture):
-    typed = ("", "same", *attack_controls.typed_of(two, PGD, 4))
-    config, seed = config_of(typed[2:])
-    assert (config.describe(), seed) == (PGD.describe(), 4)
+    typed = ("", None, *attack_controls.typed_of(two, PGD, 4))
+    assert typed[2:7] == ("pgd", "linf", 38.25, 10.2, 6) and typed[-1] == 4
+    assert attack_controls.typed_of(two, AttackConfig("fgsm", 0.15), 4)[3:5] == (None, None)  # not in sight
     done = replace(attack.attack(studio, Work(), "tiny-two", picture, PGD, 0, None, "same"), typed=typed)
     assert attack_results.show(two, picture, done)[2]["typed"] == list(typed)
 
@@ -165,10 +166,13 @@ def test_noise_is_as_large_as_the_attack_and_the_same_under_a_seed(two, picture)
 
 
 def test_a_seed_that_is_no_whole_number_is_refused(two):
-    typed = list(attack_controls.typed_of(two, PGD, 0))
-    typed[-1] = 1.5
+    typed = ("pgd", "linf", 8, 2, 5, "ensemble", "probabilities", 1, -1)
     with pytest.raises(ConfigError, match="The seed is 1.5"):
-        config_of(tuple(typed))
+        config_of((*typed, 1.5))
+    form = gr.Blocks()
+    with form:
+        controls = attack_controls.build_more(two, PGD, attack_controls.build(two, PGD))
+    assert controls.seed.precision is None  # what is typed arrives as it is typed
 
 
 def test_the_downloads_are_the_picture_the_perturbation_and_the_numbers(studio, two, picture):

@@ -22,6 +22,14 @@ def test_each_kind_has_choices_and_the_first_is_one_of_them(checkpoint, kind: st
     assert (changes.first_choice(checkpoint, kind) in names) or (kind == "nothing" and not names)
 
 
+def test_the_strongest_detector_aware_attack_comes_first(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    measured = {"opgd": 0.1, "agree": 0.95, "aware-pgd": 0.4}
+    rows = [{"attack": {"name": name}, "wrong_and_unflagged": share} for name, share in measured.items()]
+    monkeypatch.setattr(checkpoint, "metrics", {"adaptive": rows})
+    names = [name for _, name in changes.choices(checkpoint, "adaptive")]
+    assert names[:3] == ["agree", "aware-pgd", "opgd"] and changes.first_choice(checkpoint, "adaptive") == "agree"
+
+
 def test_nothing_leaves_the_picture_and_an_attack_stays_in_its_ball(checkpoint, digits: Dataset):
     x, label = digits.test.pixels()[0], str(int(digits.test.labels[0]))
     same = changes.change(checkpoint, x, label, "nothing", None)

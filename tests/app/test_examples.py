@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from app.services import attacks, examples
+from app.services import attacks, examples, links
 from app.services.examples import EXAMPLES, Example, Shown
 from app.services.models import Registry
 from app.services.replay import to_bytes
 from app.studio import Studio
-from app.tabs import attack_controls, attack_results, attack_stories
-from app.tabs.attack_controls import config_of
+from app.tabs import attack_results, attack_stories
 
 FOUND = {
     "falling-apart": ("S01", True, True),
@@ -56,7 +55,7 @@ def test_the_page_opens_on_members_that_fall_apart(released: Studio):
     panels = attack_results.show(opening.checkpoint, opening.picture, done)
     assert "Fooled, but noticed" in panels[0] and "What to see" in panels[15]
     assert panels[2]["link"] == "" and len(panels[2]["stops"]) > 5
-    assert config_of(done.typed[2:]) == (opening.example.config, 0)
+    assert [value for value in done.typed if value is not None][:5] == ["", "bim", "linf", 1.0, 0.25]
 
 
 def test_an_example_of_another_ensemble_or_of_none_is_not_shown(released: Studio, studio: Studio, monkeypatch):
@@ -73,5 +72,5 @@ def test_a_story_s_link_sets_its_attack(released: Studio):
         said = examples.setting(example)
         assert said["model"] == example.model and said["image"] == f"test:{example.place}"
         checkpoint = released.registry.get(example.model)
-        typed = attack_controls.typed_of(checkpoint, example.config)
-        assert config_of(typed)[0] == example.config
+        found = links.setting_of(said, example.model, checkpoint, [])
+        assert not found.problems and found.config.describe() == example.config.describe()

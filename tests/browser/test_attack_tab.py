@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -65,19 +66,23 @@ def slide(page: Page, keys: str, times: int = 1) -> None:
 
 
 def attack(page: Page) -> None:
-    page.locator("#attack-go").click()
-    expect(page.locator("#download a.picture")).to_be_visible()
-
-
-def attack_again(page: Page) -> None:
-    """Another attack while the results of one are on screen."""
+    """Attack, and wait for the result: that of an earlier attack may be on screen."""
     key = page.locator("#pictures [data-key]").get_attribute("data-key")
     page.locator("#attack-go").click()
     expect(page.locator(f"#pictures [data-key]:not([data-key='{key}'])")).to_have_count(1)
+    expect(page.locator("#download a.picture")).to_be_visible()
+
+
+def before_attack(open_page: Callable[..., Page], *given: Any) -> Page:
+    """A page on which nothing was attacked yet: the first test picture under the usual attack."""
+    page = open_page(*given, query="?image=test:0")
+    expect(page.locator("#verdict")).to_contain_text("Test picture 0,")
+    expect(page.locator("#verdict .card").nth(1)).to_contain_text("Press Attack")
+    return page
 
 
 def flagged(result: dict) -> str:
-    return f"Flagged as adversarial: entropy {result['adversarial']['entropy']:.2f} nats"
+    return f"the ensemble is unsure ({result['adversarial']['entropy']:.2f}, limit"
 
 
 def test_pick_attack_download_and_upload_again(open_page: Callable[..., Page], caught: Caught, tmp_path: Path):
@@ -88,12 +93,12 @@ def test_pick_attack_download_and_upload_again(open_page: Callable[..., Page], c
     before = page.locator("#verdict .card").first
     after = page.locator("#verdict .card").nth(1)
     expect(page.locator("#verdict")).to_contain_text(f"Test picture {caught.first + caught.place},")
-    expect(before).to_contain_text("Not flagged")
+    expect(before).to_contain_text("Nothing unusual")
     expect(after).to_contain_text("Press Attack")
 
     attack(page)
     expect(after).to_contain_text(flagged(caught.result))
-    expect(page.locator("#verdict")).to_contain_text("The ensemble was fooled")
+    expect(page.locator("#verdict h3").first).to_have_text("Fooled, but noticed")
     expect(page.locator("#subsets")).to_contain_text(f"after it in {caught.result['subset']}.")
     assert caught.result["adversarial"]["label"] in page.locator("#answers").inner_text()
     expect(page.locator("#pictures img")).to_have_count(3)
@@ -109,12 +114,12 @@ def test_pick_attack_download_and_upload_again(open_page: Callable[..., Page], c
     page.get_by_role("tab", name="Upload").click()
     page.locator("#upload input[type=file]").set_input_files(saved)
     expect(page.locator("#verdict")).to_contain_text("Your picture")
-    expect(before).to_contain_text(flagged(caught.result))
+    expect(before).to_contain_text(f"Unusual: {flagged(caught.result)}")
     expect(page.locator("#fitting")).to_contain_text("taken as it is, bit for bit")
 
 
 def test_one_press_shows_everything_and_settings_count(open_page: Callable[..., Page]):
-    page = open_page()
+    page = before_attack(open_page)
     expect(page.locator("#pictures img")).to_have_count(1)
     attack(page)
     expect(page.locator("#pictures img")).to_have_count(3)
@@ -168,18 +173,18 @@ def test_bad_uploads_are_told_and_the_page_goes_on(open_page: Callable[..., Page
 
 
 def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
-    page = open_page(390, 844, "dark")
+    page = before_attack(open_page, 390, 844, "dark")
     assert page.evaluate("document.body.classList.contains('dark')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     attack(page)
-    page.get_by_role("button", name="About this model").click()
-    page.get_by_role("button", name="How to read this").click()
+    for fold in ("About this model", "How to read this", "One member at a time"):
+        page.get_by_role("button", name=fold).click()
     for summary in page.locator("#attack-results summary").all():
         summary.click()
     choose(page, "beside-it", re.compile("^Beside it: CIFAR-10"))
     page.locator("#crossing-go").click()
     expect(page.locator("#crossing table")).to_be_visible()
-    attack_again(page)
+    attack(page)
     expect(page.locator("#beside section")).to_have_count(2)
     expect(page.locator("#about table").first).to_be_visible()
     expect(page.locator("#attack-results .studio-numbers table").last).to_be_visible()
@@ -187,7 +192,7 @@ def test_a_phone_in_the_dark_scrolls_only_down(open_page: Callable[..., Page]):
 
 
 def test_the_keyboard_reaches_picture_and_button(open_page: Callable[..., Page]):
-    page = open_page()
+    page = before_attack(open_page)
     page.locator("#gallery button.thumbnail-item").nth(1).press("Enter")
     expect(page.locator("#gallery button.thumbnail-item").nth(1)).to_have_class(re.compile(r"\bselected\b"))
     page.locator("#attack-go").press("Enter")
@@ -244,7 +249,8 @@ def test_an_upload_is_judged_by_what_its_visitor_says_it_is(open_page: Callable[
     page.get_by_role("tab", name="Upload").first.click()
     page.locator("#samples button.thumbnail-item").first.click()
     expect(page.locator("#label")).to_be_visible()
-    expect(page.locator("#verdict")).not_to_contain_text("true class")
+    expect(page.locator("#verdict")).to_contain_text("its true class is not known")
+    expect(page.locator("#subsets")).to_contain_text("the members")
     choose(page, "label", "truck")
     expect(page.locator("#verdict")).to_contain_text("true class truck")
     attack(page)
@@ -291,7 +297,7 @@ def test_of_two_models_chosen_in_a_row_the_last_one_counts_with_its_own_settings
 
 
 def test_the_slider_replays_the_attack_without_the_server(open_page: Callable[..., Page], tmp_path: Path):
-    page = open_page()
+    page = before_attack(open_page)
     attack(page)
     said, card = page.locator("#replay output"), page.locator("#verdict .card").nth(1)
     after, between = page.locator("#pictures img.after"), page.locator("#pictures img.between")
@@ -332,12 +338,12 @@ def test_the_slider_replays_the_attack_without_the_server(open_page: Callable[..
 
 
 def test_an_unfolded_table_stays_so_under_the_next_attack(open_page: Callable[..., Page]):
-    page = open_page()
+    page = before_attack(open_page)
     attack(page)
     numbers = page.locator("#attack-results details").nth(1)
     numbers.locator("summary").click()
     expect(numbers).to_have_attribute("open", "")
-    attack_again(page)
+    attack(page)
     expect(page.locator("#attack-results details").nth(1)).to_have_attribute("open", "")
     expect(page.locator("#attack-results details").first).not_to_have_attribute("open", "")
 
@@ -351,7 +357,7 @@ def start_long_attack(page: Page) -> None:
 
 
 def test_cancel_frees_the_processor(open_page: Callable[..., Page]):
-    page = open_page()
+    page = before_attack(open_page)
     start_long_attack(page)
     expect(page.locator("#attack-progress")).to_contain_text(re.compile(r"Attacking: \d+ %"))
     page.locator("#attack-cancel").click()
@@ -365,7 +371,7 @@ def test_cancel_frees_the_processor(open_page: Callable[..., Page]):
 
 
 def test_a_reload_in_the_middle_of_work_ends_it_and_the_page_works(open_page: Callable[..., Page]):
-    page = open_page()
+    page = before_attack(open_page)
     start_long_attack(page)
     page.reload()
     page.wait_for_selector("#probabilities .main-svg")
@@ -407,6 +413,7 @@ def test_a_link_with_bad_values_is_told_and_the_page_is_as_usual(open_page: Call
 
 def test_each_member_is_attacked_and_its_example_shown_to_the_others(open_page: Callable[..., Page]):
     page = open_page()
+    page.get_by_role("button", name="One member at a time").click()
     page.locator("#crossing-go").click()
     rows = page.locator("#crossing tbody tr")
     expect(rows).to_have_count(3)
