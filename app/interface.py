@@ -112,6 +112,7 @@ def launch_settings(
         ssr_mode=False,
         share=False,
         quiet=True,
+        _frontend=False,  # else `launch` asks for its own page and gives up where a busy machine takes three seconds
     )
 
 
