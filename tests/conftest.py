@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cce.checkpoints.folder import Checkpoint
@@ -135,9 +137,17 @@ def fresh() -> Callable[..., Ensemble]:
 
 
 @pytest.fixture(scope="session")
-def _three_members(digits: Dataset) -> Ensemble:
-    """Three resnet8, adversarially trained just enough to be neither blind nor robust."""
-    return trained_briefly(3, digits, steps=60, batch=48, epsilon=0.1)
+def _three_members(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    """Three resnet8, adversarially trained just enough to be neither blind nor robust; by one worker for all."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / "three-members.safetensors"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            save_file(trained_briefly(3, digits, steps=60, batch=48, epsilon=0.1).state_dict(), path)
+    model = Ensemble(ModelConfig("resnet8", 3, 10, (1, 8, 8)))
+    model.load_state_dict(load_file(path))
+    return model.eval()
 
 
 def first_members(ensemble: Ensemble, members: int) -> Ensemble:

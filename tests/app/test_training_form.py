@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -131,17 +132,24 @@ def parsed(line: str) -> TrainConfig:
     return asked_config(build_parser().parse_args(words[3:]))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"lambda_dm": 3, "seed": 4, "epochs": 2},
-        {"dataset": "mnist", "architecture": "cnn-mnist", "members": 3, "flip": True, "epsilon_low": 1},
-        {"ema_decay": 0.99, "awp_gamma": 0.01, "awp_start": 1, "label_smoothing": 0.1, "init": "digits-cce-rm"},
-        {"method": "nat", "schedule": "constant", "compile": True, "precision": "float32"},
-    ],
+CHANGES = (
+    {},
+    {"lambda_dm": 3, "seed": 4, "epochs": 2},
+    {"dataset": "mnist", "architecture": "cnn-mnist", "members": 3, "flip": True, "epsilon_low": 1},
+    {"ema_decay": 0.99, "awp_gamma": 0.01, "awp_start": 1, "label_smoothing": 0.1, "init": "digits-cce-rm"},
+    {"method": "nat", "schedule": "constant", "compile": True, "precision": "float32"},
 )
-@pytest.mark.parametrize("name", PRESETS)
+CHANGED = [  # every preset with one of the changes, and a few with each
+    *((name, CHANGES[i % len(CHANGES)]) for i, name in enumerate(PRESETS)),
+    *(
+        (name, changes)
+        for name in ("digits-cce-rm", "cifar10-resnet20-cce-dm", "mnist-cnn2-adp")
+        for changes in CHANGES
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CHANGED)
 def test_the_command_line_trains_the_same(name, changes):
     base = preset_base(name)
     made = config(base.config, typed(base.config, **changes))

@@ -17,7 +17,7 @@ def on_digits(page: Page) -> None:
     expect(page.locator("#detection-verdict")).to_contain_text("true class 0")
 
 
-def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
+def test_judge_measure_drag_the_threshold_and_cancel(open_page: Callable[..., Page]):
     page = open_page()
     on_digits(page)
     page.locator("#detection-change").get_by_label("Benign change").check()
@@ -63,10 +63,6 @@ def test_judge_measure_and_drag_the_threshold(open_page: Callable[..., Page]):
     on_digits(page)
     expect(page.locator("#detection-source")).to_contain_text("Measured here on the first 30")
 
-
-def test_cancel_ends_it_and_what_was_there_stays(open_page: Callable[..., Page]):
-    page = open_page()
-    on_digits(page)
     page.locator("#detection-count input").fill("360")
     page.locator("#detection-aware input").fill("200")
     page.locator("#detection-go").click()
@@ -74,6 +70,7 @@ def test_cancel_ends_it_and_what_was_there_stays(open_page: Callable[..., Page])
     page.locator("#detection-cancel").click()
     expect(page.locator("#detection-progress")).to_contain_text("Cancelled after")
     expect(page.locator("#detection-go")).to_be_enabled()
+    expect(page.locator("#detection-source")).to_contain_text("Measured here on the first 30")  # what was there stays
 
 
 @pytest.mark.parametrize("width", [390, 1366])

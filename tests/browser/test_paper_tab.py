@@ -22,7 +22,7 @@ def part(page: Page, name: str) -> str:
     return page.locator(f"#method [data-part={name}]").inner_text().replace("−", "-")
 
 
-def test_the_script_says_what_the_library_s_loss_says(open_page: Callable[..., Page]):
+def test_the_method_moves_as_the_library_computes_it_and_the_tables_lead_to_the_figures(open_page: Callable[..., Page]):
     page = open_page()
     open_tab(page)
     for defense in (CCE_RM, CCE_DM):
@@ -45,20 +45,13 @@ def test_the_script_says_what_the_library_s_loss_says(open_page: Callable[..., P
             raises = "raises f_y" if wanted.descent[0] > 0 else "lowers f_y"
             assert raises in part(page, "verdict")
 
-
-def test_the_slider_moves_with_the_keyboard_and_without_a_button(open_page: Callable[..., Page]):
-    page = open_page()
-    open_tab(page)
+    # The slider moves with the keyboard, and without a button.
     slider = page.get_by_role("slider", name=re.compile("probability of the true class"))
     before = part(page, "w-words")
     slider.focus()
     page.keyboard.press("ArrowRight")
     assert part(page, "w-words") != before and part(page, "fy-value") == "0.31"
 
-
-def test_the_tables_show_printed_and_measured_and_the_figures_lead_to_their_tabs(open_page: Callable[..., Page]):
-    page = open_page()
-    open_tab(page)
     page.get_by_role("tab", name="Tables", exact=True).click()
     table3 = page.locator("#paper-table3")
     expect(table3).to_contain_text("45.8")

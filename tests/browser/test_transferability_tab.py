@@ -56,7 +56,7 @@ def test_measure_and_look_at_the_pictures_of_a_subset(open_page: Callable[..., P
     expect(page.locator("#black-box td.own")).to_have_count(2)
 
 
-def test_cancel_stops_the_work_and_leaves_what_was_there(open_page: Callable[..., Page]):
+def test_cancel_stops_the_work_and_leaves_what_was_there_and_a_refusal_is_said(open_page: Callable[..., Page]):
     page = open_page()
     open_tab(page, "Digits, CCE-RM")
     count(page, 360)
@@ -80,10 +80,6 @@ def test_cancel_stops_the_work_and_leaves_what_was_there(open_page: Callable[...
     expect(page.locator("#transferability-cancel")).to_be_disabled()
     expect(page.locator("#transferability-cancel")).to_have_text("Cancel")
 
-
-def test_a_refusal_is_said_and_the_button_comes_back(open_page: Callable[..., Page]):
-    page = open_page()
-    open_tab(page)
     count(page, 0)
     page.locator("#transferability-go").click()
     expect(page.get_by_text("The number of images is 0; it is a whole number from 1 to 2,000.")).to_be_visible()
@@ -91,8 +87,8 @@ def test_a_refusal_is_said_and_the_button_comes_back(open_page: Callable[..., Pa
     expect(page.locator("#transferability-go")).to_be_enabled()
 
 
-def test_a_page_loaded_anew_in_the_middle_of_the_work_is_ready_for_more(open_page: Callable[..., Page]):
-    page = open_page()
+def test_a_page_loaded_anew_in_the_middle_of_the_work_is_ready_for_more_on_a_phone_too(open_page: Callable[..., Page]):
+    page = open_page(390, 844)
     open_tab(page, "Digits, CCE-RM")
     count(page, 360)
     page.locator("#transferability-go").click()
@@ -103,12 +99,5 @@ def test_a_page_loaded_anew_in_the_middle_of_the_work_is_ready_for_more(open_pag
     count(page, 4)
     page.locator("#transferability-go").click()
     expect(page.locator("#transferability-source")).to_contain_text("n = 4")
-
-
-def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Page]):
-    page = open_page(390, 844)
-    open_tab(page, "Digits, CCE-DM")
-    count(page, 4)
-    page.locator("#transferability-go").click()
     expect(page.locator("#flow svg")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0

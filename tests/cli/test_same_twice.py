@@ -13,7 +13,7 @@ import pytest
 from cce.config import to_json
 from tiny_runs import tiny_config
 
-RUNS, TOGETHER, THREADS = 3, 2, 3
+RUNS, TOGETHER, THREADS = 2, 2, 3
 """Processes, how many at once, and the threads of each: together more than there are cores to run them."""
 
 COMMANDS = """

@@ -1,4 +1,4 @@
-"""100 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
+"""60 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
 
 The listeners of a built page are called as they are, in this process; the whole page is built anew for every fiftieth.
 `CCE_TEST_MUTATIONS=400` makes more of each.
@@ -28,7 +28,7 @@ from tiny_runs import tiny_config
 
 pytestmark = pytest.mark.slow
 
-COUNT, EVERY = int(os.environ.get("CCE_TEST_MUTATIONS", "100")), 50
+COUNT, EVERY = int(os.environ.get("CCE_TEST_MUTATIONS", "60")), 50
 GOOD = "tiny-three"
 """The ensemble that nothing happens to."""
 

@@ -27,12 +27,12 @@ TINY = tiny_config(
     evaluate_every=1.0,
 )
 
-# Forks a process that trains until it is killed, eight times: at a random step past the last save, and a random
+# Forks a process that trains until it is killed, five times: at a random step past the last save, and a random
 # moment later. It waits for its end four steps on, so that a busy machine does not let it finish.
 KILLS = """
 folder, begun = RunFolder(root), root.with_name("begun")
 advance, draw, parent = training.Trainer.advance, random.Random(0), os.getpid()
-for round in range(8):
+for round in range(5):
     begun.unlink(missing_ok=True)
     saved = folder.load_state() if round else None
     first = saved[1] if saved else 0
@@ -66,7 +66,7 @@ for round in range(8):
 @pytest.mark.slow
 def test_kills_lose_at_most_the_steps_since_the_last_save(digits, tmp_path):
     rounds = [json.loads(line) for line in run_program(KILLS, tmp_path / "killed", TINY)]
-    assert [os.waitstatus_to_exitcode(r["status"]) for r in rounds] == [-signal.SIGKILL] * 8
+    assert [os.waitstatus_to_exitcode(r["status"]) for r in rounds] == [-signal.SIGKILL] * 5
     before = 0
     for now in rounds:
         assert now["config"] and now["state"] == "running"
