@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import fields, replace
-from itertools import product
 from pathlib import Path
 
 import pytest
