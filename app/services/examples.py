@@ -36,7 +36,6 @@ FILE = gallery.ASSETS / "examples.json"
 OPENING = "falling-apart"
 """The one that the page opens on."""
 
-_STOPS = 12
 _DETECTS, _ROBUST = "cifar10-resnet20-cce-dm-long", "cifar10-resnet20-cce-rm-long"
 
 
@@ -150,7 +149,7 @@ def measure(studio: Studio, example: Example) -> dict[str, Any]:
     if picture is None:
         raise LookupError(f"there is no test picture {example.place}")
     made = attacks.attack_in_steps(checkpoint, picture.pixels, picture.judged, example.config)
-    stops = replay(picture.pixels, made, _STOPS, example.config.name)
+    stops = replay(picture.pixels, made, example.config.name)
     noise = attacks.same_size_noise(checkpoint, picture.pixels, example.config)
     added = torch.stack([stop.pixels.int() - to_bytes(picture.pixels).int() for stop in stops]).to(torch.int8)
     return {

@@ -32,7 +32,7 @@ class Stop:
     last: bool = False
 
 
-def replay(x: Tensor, attacked: AttackedPicture, most: int = MOST_STOPS, attack: str = "") -> list[Stop]:
+def replay(x: Tensor, attacked: AttackedPicture, attack: str = "") -> list[Stop]:
     """The places of an attack's replay: the picture before it, its steps, its result.
 
     All steps where they are few, else some of them, evenly spread. The result takes the place of the last
@@ -41,7 +41,6 @@ def replay(x: Tensor, attacked: AttackedPicture, most: int = MOST_STOPS, attack:
     Args:
         x: the picture before the attack, `(C, H, W)` in [0, 1].
         attacked: what the attack passed through.
-        most: places at most; fewer where the pictures are large.
         attack: its name, for what its start is called.
     """
     result, frames, told = attacked.result, to_bytes(attacked.path), attacked.said
@@ -53,7 +52,7 @@ def replay(x: Tensor, attacked: AttackedPicture, most: int = MOST_STOPS, attack:
         inner = inner[1:]
     if inner and (frames[inner[-1]].int() - after.int()).abs().max() <= 1:
         inner = inner[:-1]
-    most = max(2, min(most, _MOST_BYTES // max(1, before.numel())) - 2)
+    most = max(2, min(MOST_STOPS, _MOST_BYTES // max(1, before.numel())) - 2)
     if len(inner) > most:
         inner = [inner[round(i * (len(inner) - 1) / (most - 1))] for i in range(most)]
     first = Stop("before the attack", before, result["benign"], result["benign_subset"])

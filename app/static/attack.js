@@ -131,6 +131,11 @@
       if (value && !still && !timer && await panelsOf(value.key)) play.click();
     };
 
+    // A figure that was drawn anew, late or in other colours, shows the result: it follows the slider again.
+    document.addEventListener("studio-drawn", (event) => {
+      const place = Number(slider.value), last = value?.stops.length - 1;
+      if (place < last && event.target.closest("#probabilities, #entropy, #trajectory")) showPlots(place);
+    });
     slider.addEventListener("input", () => { stop(); if (value) show(Number(slider.value)); });
     factor.addEventListener("change", () => { if (value) showPictures(Math.min(Number(slider.value), value.stops.length - 1)); });
     play.addEventListener("click", () => {

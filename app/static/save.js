@@ -10,6 +10,8 @@
     link.click();
   }
 
+  const nameOf = (node) => node.closest(".block[id]")?.id || "figure";
+
   const cell = (value) => {
     const text = String(value ?? "");
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
@@ -35,7 +37,7 @@
   const at = (axis, row, column, place) => (axis?.[row]?.length !== undefined ? axis[row][column] : axis?.[place] ?? place);
 
   async function save(node, Plotly, kind) {
-    const name = node.closest("[id]")?.id || "figure";
+    const name = nameOf(node);
     if (kind === "csv") {
       const address = URL.createObjectURL(new Blob([csv(node.data)], { type: "text/csv" }));
       download(address, `${name}.csv`);
@@ -57,7 +59,7 @@
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = kind.toUpperCase();
-      button.setAttribute("aria-label", `Save as ${kind.toUpperCase()}: ${node.closest("[id]")?.id ?? "figure"}`);
+      button.setAttribute("aria-label", `Save as ${kind.toUpperCase()}: ${nameOf(node)}`);
       button.addEventListener("click", () => save(node, Plotly, kind).catch((error) => console.error(error)));
       bar.append(button);
     }

@@ -79,6 +79,7 @@
         { responsive: false, displaylogo: false, displayModeBar: false, showSendToCloud: false });
       window.cceStudio.offerToSave?.(node, Plotly);
       drawn?.(node, value, Plotly);
+      node.dispatchEvent(new CustomEvent("studio-drawn", { bubbles: true }));
     }
     const redraw = () => { queued = queued.then(draw).catch((error) => console.error(error)); };
     watch("value", redraw);

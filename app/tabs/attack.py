@@ -135,7 +135,7 @@ def attack(
         seed,
         lambda what, fraction: work.tell(what, share * fraction),
     )
-    stops = replay(picture.pixels, made, attack=config.name)
+    stops = replay(picture.pixels, made, config.name)
     noise = attacks.same_size_noise(checkpoint, picture.pixels, config, seed) if checkpoint.detector else None
     second = None
     if beside:

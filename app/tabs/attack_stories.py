@@ -39,7 +39,7 @@ def build(studio: Studio) -> Stories:
     """Lay out the buttons."""
     with gr.Row(elem_classes="studio-stories"):
         told = [
-            (story, gr.Button(f"{story.title} ▸", size="sm", min_width=150, elem_id=f"story-{story.id}"))
+            (story, gr.Button(f"▸ {story.title}", size="sm", min_width=150, elem_id=f"story-{story.id}"))
             for story in examples.offered(studio)
         ]
         surprise = gr.Button("Surprise me", size="sm", min_width=110, elem_id="surprise")

@@ -45,7 +45,7 @@ def test_a_replay_goes_from_the_picture_by_every_step_to_the_result(two, picture
     names = [stop.name for stop in stops]
     assert names[0] == "before the attack" and names[-1] == "the result, after 6 steps"
     assert names[1:4] == ["the start", "step 1 of 6", "step 2 of 6"]
-    named = [stop.name for stop in replay(picture.pixels, made, attack="pgd")]
+    named = [stop.name for stop in replay(picture.pixels, made, "pgd")]
     assert named[1] == "random start: plain noise, no step yet" and named[2:] == names[2:]
     assert stops[0].said == made.result["benign"] and stops[-1].said == made.result["adversarial"]
     assert torch.equal(stops[0].pixels, to_bytes(picture.pixels))

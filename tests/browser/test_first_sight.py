@@ -129,7 +129,7 @@ def test_the_arrow_keys_move_pictures_members_entropy_and_table_1_together(open_
     result = shown()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#replay output")).to_have_text("step 19 of 20")
-    for _ in range(12):
+    for _ in range(19):
         page.keyboard.press("ArrowLeft")
     expect(page.locator("#replay output")).to_have_text("before the attack")
     page.wait_for_function("document.querySelector('#entropy .studio-figure').data[1].x[0] < 1")
