@@ -13,7 +13,7 @@ from gradio.context import Context
 
 from app.components import LOOK, PRIVATE, spoken
 from app.services import examples, links
-from app.services.attacks import AUTO, Picture
+from app.services.attacks import AUTO, Picture, is_number
 from app.services.examples import Example
 from app.services.partners import partners
 from app.tabs import attack_controls, attack_results, attack_stories, picture_picker
@@ -91,9 +91,9 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories, history: History
 
     def again(past: list[Past], at: float) -> list[Any]:
         """An attack of this visit, with its own picture: it is made anew, which gives the same."""
-        one = past[int(at)] if 0 <= int(at) < len(past) else None
-        if one is None:
+        if not is_number(at) or not 0 <= at < len(past):
             return [gr.skip() for _ in filled]
+        one = past[int(at)]
         setting = links.Setting(
             one.name, one.picture.key, one.picture.judged, one.config, one.seed, one.beside, one.mode
         )
