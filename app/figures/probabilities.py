@@ -15,15 +15,19 @@ MOST_CLASSES = 10
 BEFORE, AFTER = "Before the attack", "After the attack"
 
 
-def figure(label: str | None, before: dict[str, Any], after: dict[str, Any] | None = None) -> dict[str, Any]:
+def figure(
+    label: str | None, before: dict[str, Any], after: dict[str, Any] | None = None, known: bool = True
+) -> dict[str, Any]:
     """Bars of probability for each class, grouped by member; before on the left, after on the right.
 
     Args:
         label: name of the true class, marked on the axis; None where it is not known.
         before: what `classify` says of the picture.
         after: the same of the adversarial one; None leaves its half empty.
+        known: whether the label is the true class: else it is among those shown, and not marked.
     """
     shown = shown_classes(label, before, after)
+    label = label if known else None
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=(BEFORE, AFTER))
     for column, said in ((1, before), (2, after)):
         for i, (name, colour) in enumerate(voices(len(before["members"]))):

@@ -161,7 +161,7 @@ def show(checkpoint: Checkpoint, picture: Picture, done: Done | None = None) -> 
         entropies.figure(before, after),
         entropies.numbers(before, after),
         probabilities.legend(members),
-        probabilities.figure(view.judged, before, after),
+        probabilities.figure(view.judged, before, after, view.known is not None),
         probabilities.numbers(before, after),
         trajectory.figure(view.judged, names, said, members),
         trajectory.numbers(view.judged, names, said, [stop.subset for stop in stops]),

@@ -139,6 +139,7 @@ def test_without_a_label_nobody_is_right_or_wrong_and_there_is_no_subset(studio,
     for panels in (attack_results.show(two, mine), attack_results.show(two, mine, done)):
         html = "".join(str(panels[i]) for i in (0, 1, 4, 5, 6))
         assert not any(mark in html for mark in ("✓", "✗", "S11", "S00", "right<", "wrong<"))
+        assert "✓" not in json.dumps(panels[10], ensure_ascii=False) and "true class" not in panels[10]["description"]
         assert "the members" in panels[5] and "Say on the left what the picture shows" in panels[5]
     assert "Your picture</h3>" in attack_results.show(two, mine)[0]
     told = attack_results.show(two, replace(mine, said=picture.label))
