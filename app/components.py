@@ -74,6 +74,14 @@ def choice_of(dropdown: gr.Dropdown, again: bool = False) -> gr.Button:
     return _chosen[dropdown]
 
 
+def rest_of(slider: gr.Slider) -> gr.Button:
+    """What is clicked, out of sight, once where a slider that the visitor moves comes to rest, by mouse or by keys."""
+    name = f"rests-{slider._id}"
+    button = gr.Button(visible="hidden", elem_id=name)
+    slider.input(None, None, None, js=f"() => window.cceStudio.moved({name!r})", **PRIVATE)
+    return button
+
+
 def figure_template(height: int, waiting: str = WORKING, stacked: int | None = None) -> str:
     """The node that Plotly draws in: as high as the figure, and saying what it waits for until then.
 

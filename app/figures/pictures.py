@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.figures.palette import mark
-from cce.data.pictures import to_png
+from cce.data.pictures import MIDDLE, movable, to_png
 
 
 def source(content: bytes, kind: str = "png") -> str:
@@ -104,14 +104,28 @@ def _empty(title: str, words: str) -> str:
     )
 
 
-def fitting(crop: Image.Image, size: tuple[int, int], pixels: Tensor) -> str:
-    """An upload as it is cropped, and as the model sees it."""
-    height, width = pixels.shape[-2:]
+def cropped(size: tuple[int, int], width: int, height: int, place: float) -> str:
+    """Which part of an upload of `size` is taken for a model of `width` x `height`, in words.
+
+    >>> cropped((640, 480), 32, 32, 0.5), cropped((640, 480), 32, 32, 1.0), cropped((480, 640), 32, 32, 0.25)
+    ('the middle 480 pixels', 'the right 480 pixels', '480 pixels at 25 % from top to bottom')
+    """
     side = min(size[0], round(size[1] * width / height))
+    upright = movable(size, width / height) == "height"
+    names = {0.0: "upper" if upright else "left", MIDDLE: "middle", 1.0: "lower" if upright else "right"}
+    if place in names:
+        return f"the {names[place]} {side} pixels"
+    return f"{side} pixels at {100 * place:.0f} % from {'top to bottom' if upright else 'left to right'}"
+
+
+def fitting(crop: Image.Image, size: tuple[int, int], pixels: Tensor, place: float = MIDDLE) -> str:
+    """An upload as it is cropped, at a `place` in [0, 1], and as the model sees it."""
+    height, width = pixels.shape[-2:]
     if size == (width, height):
         words = f"Already {width} × {height} pixels: taken as it is, bit for bit."
     else:
-        cut = "" if abs(size[0] / size[1] - width / height) < 0.01 else f"cropped to the middle {side} pixels, then "
+        whole = abs(size[0] / size[1] - width / height) < 0.01
+        cut = "" if whole else f"cropped to {cropped(size, width, height, place)}, then "
         words = f"{size[0]} × {size[1]} pixels, {cut}resized to {width} × {height}."
     grey = " In grey, as this model takes it." if pixels.shape[0] == 1 else ""
     content = io.BytesIO()

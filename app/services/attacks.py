@@ -18,7 +18,7 @@ from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, LARGEST_L2, NORMS, AttackConfig, check, default_attack
 from cce.data.class_names import few_choices as class_choices
 from cce.data.class_names import find_class
-from cce.data.pictures import read_picture, to_model_input
+from cce.data.pictures import MIDDLE, movable, read_picture, to_model_input
 from cce.evaluation import one_picture as examples
 from cce.evaluation.one_picture import AttackedPicture, Teller
 
@@ -30,6 +30,9 @@ MAX_RESTARTS = 20
 
 _apart = Apart()
 """Where attacks run that compile themselves at their first use, for seconds in which nothing could stop them here."""
+
+WHOLE_PIXELS = 1_000_000
+"""Most pixels that are kept of an upload whose crop can be moved."""
 
 AUTO = "auto"
 """The label that stands for the clean prediction."""
@@ -43,7 +46,8 @@ class Picture:
     `name` what it is called on screen; `dataset` where it comes from, None for an upload; `crop` the
     part of an upload that is used, and `size` the upload's own, width and height. `key` is what a link
     calls it: `test:5`, or an example's name; None for a visitor's own picture. `said` is the class that a
-    visitor says it shows, where nothing else tells.
+    visitor says it shows, where nothing else tells. `whole` is the upload where `place` can be another, that is where
+    it is longer on one side than the model's pictures: at most `WHOLE_PIXELS`, so a large one is made smaller.
     """
 
     pixels: Tensor
@@ -54,6 +58,8 @@ class Picture:
     size: tuple[int, int] | None = None
     key: str | None = None
     said: str | None = None
+    whole: Image.Image | None = None
+    place: float = MIDDLE
 
     @property
     def judged(self) -> str:
@@ -67,23 +73,65 @@ class Picture:
 
 
 def open_upload(
-    source: bytes | Path | str, shape: tuple[int, int, int], name: str = "your picture", key: str | None = None
+    source: bytes | Path | str,
+    shape: tuple[int, int, int],
+    name: str = "your picture",
+    key: str | None = None,
+    crop: float = 100 * MIDDLE,
 ) -> Picture:
-    """An uploaded file as a model takes it: cropped about its centre and resized, or untouched if it fits.
+    """An uploaded file as a model takes it: cropped and resized, or untouched if it fits.
+
+    Args:
+        source: the file or its content.
+        shape: channels, height and width of the model's pictures.
+        name: what it is called on screen.
+        key: what a link calls it.
+        crop: where it is cropped, in percent; see `place_of`.
 
     Raises:
         PictureError: a file that cannot be used, in words for the person who uploaded it.
+        ConfigError: a place that is none.
     """
+    place = place_of(crop)
     image = read_picture(source)
-    pixels, crop = to_model_input(image, *shape)
-    return Picture(pixels, None, name, crop=crop, size=image.size, key=key)
+    pixels, shown = to_model_input(image, *shape, place=place)
+    whole = None
+    if movable(image.size, shape[2] / shape[1]):
+        whole, over = image, math.sqrt(image.width * image.height / WHOLE_PIXELS)
+        if over > 1:
+            whole = image.resize((max(1, int(image.width / over)), max(1, int(image.height / over))), reducing_gap=3.0)
+    return Picture(pixels, None, name, crop=shown, size=image.size, key=key, whole=whole, place=place)
 
 
 def refit(picture: Picture, shape: tuple[int, int, int]) -> Picture:
-    """An upload for another model's size, from the crop that was kept."""
+    """An upload for another model's size, from what was kept of it; what it was said to show was said for the other."""
     assert picture.crop is not None
-    pixels, crop = to_model_input(picture.crop, *shape)
-    return Picture(pixels, None, picture.name, crop=crop, size=picture.size, key=picture.key)
+    pixels, crop = to_model_input(picture.whole or picture.crop, *shape, place=picture.place)
+    return replace(picture, pixels=pixels, crop=crop, said=None)
+
+
+def move_crop(picture: Picture, crop: float) -> Picture:
+    """An upload cropped at another place, in percent; itself where all of it is taken.
+
+    Raises:
+        ConfigError: a place that is none.
+    """
+    place = place_of(crop)
+    if picture.whole is None:
+        return picture
+    pixels, shown = to_model_input(picture.whole, *picture.shape, place=place)
+    return replace(picture, pixels=pixels, crop=shown, place=place)
+
+
+def place_of(crop: Any) -> float:
+    """Where a picture is cropped, as `to_model_input` takes it, from percent.
+
+    Raises:
+        ConfigError: no number from 0 to 100.
+    """
+    good = is_number(crop) and 0 <= crop <= 100
+    check(good, f"The crop is {typed(crop)}; it is from 0 (left or top) to 100 (right or bottom), 50 is the middle.")
+    return float(crop) / 100
 
 
 def settings(

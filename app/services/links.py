@@ -15,7 +15,7 @@ from cce.checkpoints.folder import Checkpoint
 from cce.config import ATTACKS, OBJECTIVES, AttackConfig, ConfigError, default_attack
 
 KEYS = (
-    *("model", "image", "label", "attack", "norm", "epsilon", "step", "steps"),
+    *("model", "image", "crop", "label", "attack", "norm", "epsilon", "step", "steps"),
     *("target", "objective", "restarts", "toward", "seed", "beside", "show", "story"),
 )
 """What a link can say; anything else in an address is not ours."""
@@ -35,12 +35,16 @@ class Setting:
     problems: list[str] = field(default_factory=list)
     run: bool = False
     """Whether the link names an attack that is not slow: it is run as the page opens."""
+    crop: float = 50
+    """Where the picture is cropped, in percent."""
 
 
 def query(setting: Setting, classes: tuple[str, ...]) -> str:
     """The link, from its question mark on; only what the attack reads is in it."""
     config, info = setting.config, setting.config.info
     said: dict[str, Any] = {"model": setting.model, "image": setting.image}
+    if setting.image and setting.crop != 50:
+        said["crop"] = f"{setting.crop:g}"
     if setting.label != AUTO and not (setting.image or "").startswith("test:"):
         said["label"] = setting.label
     said |= {"attack": config.name, "epsilon": f"{in_255ths(config.epsilon):g}"}
@@ -115,12 +119,18 @@ def setting_of(said: dict[str, str], model: str, checkpoint: Checkpoint, partner
         problems.append(f"{beside!r} cannot be shown beside this model.")
         beside = None
     show = said.get("show", SAME) if said.get("show") in (SAME, EACH, None) else SAME
+    crop = _number(said.get("crop", "50"))
+    try:
+        attacks.place_of(crop)
+    except ConfigError as error:
+        problems.append(str(error))
+        crop = 50
     config = attacks.used_settings(name, **given)
     run = "attack" in said and not ATTACKS[name].slow and name == said["attack"].lower()
-    return Setting(model, said.get("image"), label, config, seed, beside, show or SAME, problems, run)
+    return Setting(model, said.get("image"), label, config, seed, beside, show or SAME, problems, run, crop)
 
 
-def picture_of(key: str, pictures: Collection, checkpoint: Checkpoint) -> tuple[Picture, int] | None:
+def picture_of(key: str, pictures: Collection, checkpoint: Checkpoint, crop: float = 50) -> tuple[Picture, int] | None:
     """The picture a link names, and the gallery's page it is on (0 for an example); None where there is none."""
     shape = checkpoint.model.config.input_shape
     if match := re.fullmatch(r"test:(\d{1,9})", key):
@@ -134,7 +144,7 @@ def picture_of(key: str, pictures: Collection, checkpoint: Checkpoint) -> tuple[
     paths = dict(gallery.examples())
     if key not in paths:
         return None
-    return attacks.open_upload(paths[key], shape, key, key=key), 0
+    return attacks.open_upload(paths[key], shape, key, key=key, crop=crop), 0
 
 
 def _number(text: str) -> float | str:

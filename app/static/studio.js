@@ -119,6 +119,17 @@
     setTimeout(release, 200);
     document.querySelector(`#${list}`)?.click();
   }
+  // A slider tells of every step on its way. What hangs on it hangs on a button, pressed where it comes to rest.
+  const moving = new Map();
+  function moved(button) {
+    if (moving.has(button)) clearTimeout(moving.get(button));
+    else hold();
+    moving.set(button, setTimeout(() => {
+      moving.delete(button);
+      document.querySelector(`#${button}`)?.click();
+      setTimeout(release, 200);
+    }, 250));
+  }
   // A table that was unfolded stays so when its panel is filled anew.
   const unfolded = new Set();
   function placeOf(details) {
@@ -169,6 +180,6 @@
   }
 
   window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp,
-    focused, picked, chose, numbered, refocus };
+    focused, picked, chose, numbered, moved, refocus };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();

@@ -149,7 +149,8 @@ def attack(
         own = attacks.attack_in_steps(other, picture.pixels, truth, config, seed, rest) if mode == EACH else None
         others = replay(picture.pixels, own) if own else seen_by(other, stops, truth, rest)
         second = Second(titles[beside], titles[name], mode, benign, others, own)
-    setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode)
+    crop = 100 * picture.place
+    setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode, crop=crop)
     return Done(made, config, seed, stops, links.query(setting, checkpoint.classes), second, noise)
 
 

@@ -60,7 +60,8 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories, history: History
 
     def linked(name: str, picture: Picture, beside: str, mode: str, *typed: Any) -> str:
         config, seed = config_of(typed)
-        setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode)
+        crop = 100 * picture.place
+        setting = links.Setting(name, picture.key, picture.judged, config, seed, beside or None, mode, crop=crop)
         query = links.query(setting, studio.registry.get(name).classes)
         own = f'<p class="studio-note">{_NO_PICTURE}</p>' if picture.key is None else ""
         field = f'<input type="text" readonly aria-label="Link to this setting" value="{escape(query)}">'
@@ -95,7 +96,14 @@ def wire(p: Parts, link: Link, told: gr.HTML, stories: Stories, history: History
             return [gr.skip() for _ in filled]
         one = past[int(at)]
         setting = links.Setting(
-            one.name, one.picture.key, one.picture.judged, one.config, one.seed, one.beside, one.mode
+            one.name,
+            one.picture.key,
+            one.picture.judged,
+            one.config,
+            one.seed,
+            one.beside,
+            one.mode,
+            crop=100 * one.picture.place,
         )
         said = links.read(links.query(setting, studio.registry.get(one.name).classes))
         return _as_said(p, said, "attack", picture=one.picture)
@@ -152,7 +160,7 @@ def _as_said(
     fits = [entry.id for entry in partners(studio.registry, name)]
     setting = links.setting_of(said, name, checkpoint, fits)
     pictures = studio.collection(checkpoint)
-    found = links.picture_of(setting.image, pictures, checkpoint) if setting.image else None
+    found = links.picture_of(setting.image, pictures, checkpoint, setting.crop) if setting.image else None
     if setting.image and found is None:
         problems.append(f"There is no picture {setting.image!r} here.")
     first, page = found or (picture_picker.first_of(pictures, checkpoint), 0)

@@ -10,14 +10,15 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from app.components import HOLD, PRIVATE, RELEASE, choice_of, spoken
+from app.components import HOLD, PRIVATE, RELEASE, choice_of, rest_of, spoken
 from app.figures.pictures import fitting
 from app.services import gallery
-from app.services.attacks import AUTO, Picture, open_upload, refit
+from app.services.attacks import AUTO, Picture, move_crop, open_upload, refit
 from app.services.gallery import Collection
 from app.studio import Studio
 from app.upload_limit import MEGABYTES
 from cce.checkpoints.folder import Checkpoint
+from cce.data.pictures import movable
 from cce.evaluation import own_pictures
 
 ALL = "all"
@@ -45,6 +46,7 @@ class PicturePicker:
     upload: gr.File
     sample: gr.Gallery
     fitting: gr.HTML
+    crop: gr.Slider
     back: gr.Button
     next_page: gr.Button
     picked: list[Any] = field(default_factory=list)
@@ -59,7 +61,7 @@ class PicturePicker:
     @property
     def choice(self) -> list[Any]:
         """What `chosen` fills."""
-        return [self.picture, self.label, self.fitting]
+        return [self.picture, self.label, self.fitting, self.crop]
 
     def then(self, listener: Callable[..., Any], inputs: list[Any], outputs: list[Any], **kwargs: Any) -> None:
         """Run the one listener that shows a picture when it, or what it shows, was picked; `SETTLED` waits for it."""
@@ -129,6 +131,7 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
                 type="binary",
                 height=130,
                 elem_id=f"{prefix}upload",
+                elem_classes="studio-upload",
             )
             gr.HTML('<p class="studio-note">Or try one of these:</p>')
             sample = gr.Gallery(
@@ -142,8 +145,8 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
                 elem_id=f"{prefix}samples",
                 elem_classes="studio-gallery",
             )
-            shown_at_first = fitting(first.crop, first.size, first.pixels) if first.crop is not None else ""
-            fit = gr.HTML(shown_at_first, elem_id=f"{prefix}fitting")
+            fit = gr.HTML(fitted(first), elem_id=f"{prefix}fitting")
+            crop = gr.Slider(**crop_settings(first), minimum=0, maximum=100, step=1, elem_id=f"{prefix}crop")
     label = gr.Dropdown(**label_settings(first, checkpoint), label="Label", elem_id=f"{prefix}label")
     picker = PicturePicker(
         studio,
@@ -160,6 +163,7 @@ def build(studio: Studio, model: gr.Dropdown, checkpoint: Checkpoint, prefix: st
         upload,
         sample,
         fit,
+        crop,
         back,
         next_page,
     )
@@ -231,6 +235,19 @@ def label_settings(picture: Picture, checkpoint: Checkpoint) -> dict[str, Any]:
     )
 
 
+def fitted(picture: Picture) -> str:
+    """An upload as it is cropped and as the model sees it; nothing for a picture of the gallery."""
+    return fitting(picture.crop, picture.size, picture.pixels, picture.place) if picture.crop is not None else ""
+
+
+def crop_settings(picture: Picture) -> dict[str, Any]:
+    """The slider that moves the crop, in percent; out of sight where all of the picture is taken."""
+    height, width = picture.shape[1:]
+    side = movable(picture.size, width / height) if picture.size and picture.whole is not None else None
+    along = "top to bottom" if side == "height" else "left to right"
+    return dict(value=100 * picture.place, visible=side is not None, label=f"Part that is used, {along} (%)")
+
+
 def turned(pictures: Collection, wanted: str, number: int, picked: Picture | None = None) -> list[Any]:
     """Another page of the gallery: its pictures, where one is, and that in words; `picked` is marked on it."""
     known = wanted in pictures.classes
@@ -255,8 +272,8 @@ def stocked(pictures: Collection, number: int = 0, picked: Picture | None = None
 
 def chosen(picture: Picture, checkpoint: Checkpoint) -> list[Any]:
     """A picture that was chosen; fills `PicturePicker.choice`."""
-    shown = fitting(picture.crop, picture.size, picture.pixels) if picture.crop is not None else ""
-    return [picture, gr.Dropdown(**label_settings(picture, checkpoint)), shown]
+    label, crop = gr.Dropdown(**label_settings(picture, checkpoint)), gr.Slider(**crop_settings(picture))
+    return [picture, label, fitted(picture), crop]
 
 
 # What happens
@@ -304,6 +321,10 @@ def _wire(p: PicturePicker, at_start: int) -> None:
     def judged(picture: Picture, label: str) -> Picture:
         return replace(picture, said=None if label == AUTO else label)
 
+    def moved(picture: Picture, crop: float) -> list[Any]:
+        picture = move_crop(picture, crop)
+        return [picture, fitted(picture)]
+
     def restock(model: str) -> list[Any]:
         return stocked(studio.collection(studio.registry.get(model)))
 
@@ -333,8 +354,8 @@ def _wire(p: PicturePicker, at_start: int) -> None:
     got = dict(concurrency_id="download", show_progress_on=[p.gallery], **PRIVATE)
     p.get.click(spoken(fetch), [p.model, p.folder], p.shelf, **got)
     p.loaded = Context.root_block.load(spoken(revisited), [p.model], p.shelf, **quiet)
-    another, said = choice_of(p.model), choice_of(p.label)
-    for trigger in (p.gallery.select, p.upload.upload, p.sample.select, another.click, said.click):
+    another, said, rests = choice_of(p.model), choice_of(p.label), rest_of(p.crop)
+    for trigger in (p.gallery.select, p.upload.upload, p.sample.select, another.click, said.click, rests.click):
         trigger(**HOLD)
     sent = p.upload.upload(spoken(uploaded), [p.model, p.upload], [*choice, p.upload], **every)
     sent.failure(lambda: None, None, [p.upload], **quiet)  # ready for another file
@@ -346,6 +367,7 @@ def _wire(p: PicturePicker, at_start: int) -> None:
         p.sample.select(spoken(picker_of(to_try)), numbered, [last, *choice], **in_order),
         restocked.success(spoken(kept), [p.model, p.picture], choice, **every),
         said.click(spoken(judged), [p.picture, p.label], [p.picture], **every),
+        rests.click(spoken(moved), [p.picture, p.crop], [p.picture, p.fitting], **every),
     ]
     for event in p.picked:
         event.failure(**RELEASE)

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from cce.checkpoints.folder import Checkpoint
-from cce.cli import Commands, add_device_and_data, add_json, add_seed, check_out, find_checkpoint, print_json
+from cce.cli import (
+    Commands,
+    add_device_and_data,
+    add_json,
+    add_seed,
+    check_out,
+    find_checkpoint,
+    print_json,
+    whole_number,
+)
 from cce.cli.datasets import add_data_dir, load_dataset
 from cce.config import AttackConfig, check, default_attack
 from cce.config.attack_registry import ATTACKS, NORMS, OBJECTIVES
@@ -39,6 +48,14 @@ def add_picture_and_attack(p: argparse.ArgumentParser) -> None:
         "--label",
         default="auto",
         help="class name or index; auto: the clean prediction, or a test image's own",
+    )
+    p.add_argument(
+        "--crop",
+        type=whole_number(0, 100),
+        default=50,
+        metavar="PERCENT",
+        help="which part of a picture file is taken where it is longer on one side: 0 is left or top, 50 the middle, "
+        "100 right or bottom",
     )
     p.add_argument("--attack", default="pgd", metavar="NAME", help=f"one of {', '.join(ATTACKS)} (default: pgd)")
     p.add_argument("--epsilon", type=float, help="radius of the ball in 1/255 (default: the data set's)")
@@ -117,9 +134,11 @@ def load_input(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[tor
     """The picture at the model's size and its label, from a file or `test:INDEX`."""
     label: int | None = None
     if options.picture.startswith("test:"):
+        check(options.crop == 50, f"--crop is {options.crop}; a test picture is taken whole, leave it out")
         x, label = _test_picture(options, checkpoint)
     else:
-        x, _ = to_model_input(read_picture(options.picture), *checkpoint.model.config.input_shape)
+        shape = checkpoint.model.config.input_shape
+        x, _ = to_model_input(read_picture(options.picture), *shape, place=options.crop / 100)
     if options.label != "auto":
         label = class_index(options.label, checkpoint.classes, "label", "auto, ")
     return x, label

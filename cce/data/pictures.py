@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from cce.config import check
 from cce.data.picture_kinds import HEIF, RESAVE, WAY_OUT, heif_brand, what_it_is_instead, without_text
 
 MIN_SIDE = 8
@@ -29,6 +30,9 @@ MAX_JPEG_PIXELS = 170_000_000
 """Most pixels of a JPEG, which can be decoded directly at 1/4 or 1/8 of its sides."""
 
 _REDUCED_PIXELS = 10_000_000  # what a JPEG above MAX_PIXELS is decoded to, at most
+
+MIDDLE = 0.5
+"""Where a picture is cropped unless another place is asked for."""
 
 SHOWN_SIDE = 512
 """Longest side in pixels of the crop that is shown to the user."""
@@ -81,8 +85,10 @@ def read_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
         raise PictureError(f"This picture is damaged or incomplete. {RESAVE}") from error
 
 
-def to_model_input(image: Image.Image, channels: int, height: int, width: int) -> tuple[Tensor, Image.Image]:
-    """Crop a picture about its centre and resize it to a model's input.
+def to_model_input(
+    image: Image.Image, channels: int, height: int, width: int, place: float = MIDDLE
+) -> tuple[Tensor, Image.Image]:
+    """Crop a picture and resize it to a model's input.
 
     A picture that already has the model's size is taken as it is, bit for bit, so that an
     adversarial PNG that was downloaded gives the same pixels when it is uploaded again.
@@ -92,6 +98,7 @@ def to_model_input(image: Image.Image, channels: int, height: int, width: int) -
         channels: 3, or 1 for grey (ITU-R 601 weights, which leave grey pixels unchanged).
         height: of the model's input, in pixels.
         width: of the model's input, in pixels.
+        place: where along its longer side the picture is cropped: 0 is its left or upper end, 1 the other one.
 
     Returns:
         The input, ``(C, H, W)`` float32 in [0, 1] with every pixel a multiple of 1/255; and the
@@ -99,10 +106,11 @@ def to_model_input(image: Image.Image, channels: int, height: int, width: int) -
 
     Raises:
         ValueError: channels is neither 1 nor 3.
+        ConfigError: a place outside [0, 1].
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}; a picture gives 1 (grey) or 3 (RGB)")
-    crop = _rgb(image).crop(_centre(image.size, width / height))
+    crop = _rgb(image).crop(_box(image.size, width / height, place))
     small = crop
     if crop.size != (width, height):
         # Pillow's filters widen when they shrink, which is the antialiasing.
@@ -296,10 +304,25 @@ def _rgb(picture: Image.Image) -> Image.Image:
 # Cropping
 
 
-def _centre(size: tuple[int, int], aspect: float) -> tuple[int, int, int, int]:
-    """The largest box of the given width / height about the centre: left, top, right, bottom."""
+def movable(size: tuple[int, int], aspect: float) -> str | None:
+    """Along which side of a picture a crop can be moved by a hundredth or more: `width`, `height`, or None.
+
+    Args:
+        size: the picture's width and height in pixels.
+        aspect: width / height of the crop.
+
+    >>> movable((640, 480), 1.0), movable((480, 640), 1.0), movable((480, 480), 1.0)
+    ('width', 'height', None)
+    """
+    left, top, _, _ = _box(size, aspect, 1.0)
+    return "width" if 100 * left >= size[0] else "height" if 100 * top >= size[1] else None
+
+
+def _box(size: tuple[int, int], aspect: float, place: float) -> tuple[int, int, int, int]:
+    """The largest box of the given width / height at a place in [0, 1]: left, top, right, bottom."""
+    check(0 <= place <= 1, f"the place of the crop is {place:g}; it is from 0 (left or top) to 1 (right or bottom)")
     width, height = size
     box_width = min(width, round(height * aspect))
     box_height = min(height, round(width / aspect))
-    left, top = (width - box_width) // 2, (height - box_height) // 2
+    left, top = int((width - box_width) * place), int((height - box_height) * place)
     return left, top, left + box_width, top + box_height

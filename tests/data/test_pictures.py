@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cce.config import ConfigError
 from cce.data import pictures
 from cce.data.pictures import PictureError, read_picture, to_model_input, to_picture, to_png
 
@@ -233,6 +234,26 @@ def test_a_large_picture_is_cropped_about_its_centre_and_lies_on_the_grid():
     assert torch.equal(pixels[2], torch.ones(32, 32)) and pixels[0].max() == 0
     busy, _ = to_model_input(photograph(640, 480), 3, 32, 32)
     assert torch.equal((busy * 255).round() / 255, busy) and busy.min() >= 0 and busy.max() <= 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_crop_can_be_moved_along_the_longer_side(turned):
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    image.paste("lime", (200, 0, 300, 100))
+    image = image.transpose(Image.Transpose.ROTATE_270) if turned else image  # its left end is up
+    for place, colour in ((0.0, (255, 0, 0)), (0.5, (0, 0, 255)), (1.0, (0, 255, 0))):
+        pixels, crop = to_model_input(image, 3, 32, 32, place)
+        assert crop.size == (100, 100) and crop.getextrema() == tuple((c, c) for c in colour)
+        assert pixels.mean((1, 2)).mul(255).round().int().tolist() == list(colour)
+    square = photograph(64, 64)
+    assert torch.equal(to_model_input(square, 3, 32, 32, 0.0)[0], to_model_input(square, 3, 32, 32, 1.0)[0])
+
+
+@pytest.mark.parametrize("place", [-0.1, 1.5, float("nan")])
+def test_a_place_outside_the_picture_is_refused(place):
+    with pytest.raises(ConfigError, match="place of the crop is .*from 0"):
+        to_model_input(photograph(), 3, 32, 32, place)
 
 
 def test_shrinking_averages_instead_of_picking():
