@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def _theme() -> gr.themes.Base:
 
 
 def _head() -> str:
-    return f'<script data-plotly="{plotly_script.VERSION}">{_static("js")}</script>'
+    data = {"plotly": plotly_script.VERSION, "most-bytes": upload_limit.MOST_BYTES, "too-large": upload_limit.WORDS}
+    told = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items())
+    return f"<script {told}>{_static('js')}</script>"
 
 
 def _style() -> str:

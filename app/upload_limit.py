@@ -7,6 +7,9 @@ from typing import Any
 MEGABYTES = 25
 """Most megabytes of one uploaded file."""
 
+MOST_BYTES = MEGABYTES * 1_000_000 - 1000
+"""A larger file is told on the page before it is sent; the form around it takes the rest."""
+
 WORDS = (
     f"This file is larger than {MEGABYTES} MB, the most that can be uploaded. Make the picture smaller, for instance "
     "2000 pixels across, save it as JPEG, and upload that."
