@@ -129,6 +129,7 @@ def detect(options: argparse.Namespace) -> int:
     """`python -m cce detect`."""
     check_out(options.out, (".html", ".png"))
     check(0 <= options.rate <= 100, f"--rate is {options.rate}; it is from 0 to 100 percent")
+    check(options.adaptive >= 1, f"--adaptive is {options.adaptive}; at least 1, since detection is judged by them too")
     device = resolve_device(options.device)
     checkpoint = find_checkpoint(options.checkpoint, device)
     if options.n:

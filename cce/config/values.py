@@ -10,6 +10,9 @@ from typing import Any
 
 Range = tuple[float, float]
 
+_KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+"""What JSON calls the values of Python's types."""
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names the setting, its value and the way out."""
@@ -59,7 +62,7 @@ def from_json(kind: type, values: Any, where: str = "config") -> Any:
     Raises:
         ConfigError: a missing, unknown or mistyped field, named with its path.
     """
-    check(isinstance(values, dict), f"{where} is {type(values).__name__}; it must be an object")
+    check(isinstance(values, dict), f"{where} is {_KINDS.get(type(values), 'odd')}; it must be an object")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))

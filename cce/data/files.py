@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,8 +44,8 @@ def _open(path: Path) -> np.lib.npyio.NpzFile:
     """Open a data file and check that it holds the four arrays; nothing of them is read yet."""
     try:
         arrays = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        raise DataError(_unreadable(path, error)) from error
+    except Exception as error:  # numpy raises nearly anything over a damaged file
+        raise DataError(_unreadable(path, _reason(error))) from error
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise DataError(_unreadable(path, "it holds a single array"))
     missing = [field for field in _FIELDS if field not in arrays.files]
@@ -91,9 +89,18 @@ def _labels(labels: np.ndarray, count: int, path: Path, name: str, classes: int,
 def _field(arrays: np.lib.npyio.NpzFile, path: Path, field: str) -> np.ndarray:
     """Read one array; this is where damage inside the file shows."""
     try:
-        return arrays[field]
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
-        raise DataError(f"{path}: {field} cannot be read ({error}); {_REMEDY}") from error
+        array = arrays[field]
+    except Exception as error:  # a header may be no Python, name no type, or ask for more memory than there is
+        raise DataError(f"{path}: {field} cannot be read ({_reason(error)}); {_REMEDY}") from error
+    if not isinstance(array, np.ndarray):  # numpy gives what does not begin like an array as bytes
+        raise DataError(f"{path}: {field} is no array; {_REMEDY}")
+    return array
+
+
+def _reason(error: Exception) -> str:
+    """What numpy says of a damaged file; where that is of its own objects, in our words."""
+    words = str(error)
+    return words if words and " at 0x" not in words else "its header is damaged"
 
 
 def _unreadable(path: Path, why: object) -> str:

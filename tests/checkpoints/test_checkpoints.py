@@ -197,7 +197,7 @@ def test_a_config_that_disagrees_with_the_weights(folder, change, words):
         ({"defense": {"lambda_rm": 1}}, "defense has an unknown field 'lambda_rm'"),
         ({"training": None}, "training is None; it must be a dict"),
         ({"detector": {"threshold": 1.0}}, "detector lacks the field"),
-        ({"detector": "entropy"}, "detector is str; it must be an object"),
+        ({"detector": "entropy"}, "detector is text; it must be an object"),
         (
             {"detector": {"threshold": math.nan, "false_positive_rate": 0.05, "calibrated_on": "", "images": 1}},
             "threshold is nan; it must be a finite number",

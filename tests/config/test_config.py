@@ -174,7 +174,7 @@ def with_value(path: str, value) -> dict:
         ("model.members", 2.0, "config.model.members is 2.0; it must be a int"),
         ("model.input_shape", [3, 32], "config.model.input_shape has 2 entries; it must have 3"),
         ("model.input_shape", 32, "config.model.input_shape is 32; it must be a list"),
-        ("model", "resnet20", "config.model is str; it must be an object"),
+        ("model", "resnet20", "config.model is text; it must be an object"),
         ("model.depth", 20, "config.model has an unknown field 'depth'"),
         ("phases.1.defense.method", 3, "config.phases\\[1\\].defense.method is 3; it must be a str"),
         ("phases.0.attack.epsilon", [0.1, 8], "epsilon is 8; .*did you mean 8/255"),

@@ -21,10 +21,9 @@ from app.services.models import Registry, card, one_line
 from app.services.training import Policy, Training
 from app.studio import Studio
 from cce.checkpoints.folder import CheckpointError, released
-from cce.config import ConfigError, to_json
+from cce.config import ConfigError
 from cce.runs.queue import Jobs
-from cce.training.run_folder import RunFolder
-from tiny_runs import tiny_config
+from tiny_runs import write_stopped_run
 
 pytestmark = pytest.mark.slow
 
@@ -36,31 +35,6 @@ FIGURES = next(p for p in released() if json.loads((p / "config.json").read_text
 """Released figures of two members, which the tiny ensemble is given."""
 
 
-def look(step: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"kind": "evaluation", "step": step, "images": 10, "transferability": 0.1}
-    for kind in ("natural", "robust"):
-        found |= {f"{kind}_accuracy": 0.5, f"{kind}_member_accuracy": [0.5, 0.4], f"{kind}_entropy": 1.0}
-        found |= {f"{kind}_subsets": {"S11": 0.25, "S10": 0.25, "S01": 0.25, "S00": 0.25}}
-    return found
-
-
-def write_run(folder: Path, checkpoint: Path) -> None:
-    """A run that was stopped, with curves and an ensemble."""
-    run = RunFolder(folder)
-    run.create(to_json(tiny_config()))
-    for step in range(1, 6):
-        run.log_metrics({"kind": "training", "step": step, "epoch": step / 8, "phase": "natural", "loss": 2.0})
-    run.log_metrics(look(3))
-    run.log_metrics(look(5))
-    status = {"state": "stopped", "pid": 4, "pid_start": 1.0, "heartbeat": 9.0, "step": 5, "total_steps": 28}
-    (folder / "status.json").write_text(json.dumps(status))
-    record = {"created": 8.0, "state": "started", "started_at": 8.0, "device": "cpu", "command": ["true"], "pid": 4}
-    (folder / "job.json").write_text(json.dumps(record | {"pid_start": 1.0, "leads": True, "stop_asked": 9.0}))
-    (folder / "machines.json").write_text('["a machine"]')
-    (folder / "log.txt").write_text("trained\n")
-    shutil.copytree(checkpoint, folder / "checkpoint")
-
-
 class Served:
     """A Studio on folders that are put back before every mutation, and the listeners of its page."""
 
@@ -70,7 +44,7 @@ class Served:
             shutil.copytree(tiny / name, self.sound / "checkpoints" / name)
         two = self.sound / "checkpoints" / "tiny-two"
         for name in ("bad", "good"):
-            write_run(self.sound / "runs" / name, two)
+            write_stopped_run(self.sound / "runs" / name, two)
         shutil.copy(FIGURES / "metrics.json", two)
         shutil.copytree(FIGURES / "measurements", two / "measurements")
         shutil.copytree(self.sound, self.place)
