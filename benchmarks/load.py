@@ -1,8 +1,9 @@
 """Many at once, and for long: `python -m benchmarks.load`.
 
 Ten users press Attack together: how long each waits, the highest place in line that one was told, and how long the
-page takes meanwhile. Then the Studio's memory after 50 and after 500 attacks, and after 5,000 visitors who each ask
-once for the runs.
+page takes meanwhile. Somebody asks for long work and goes away: how soon others have answers. 50 clients who call now
+this and now that for two minutes. Then the Studio's memory after 50 and after 500 attacks, and after 5,000 visitors who
+each ask once for the runs. `--parts` chooses among these.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any
 
 from gradio_client import Client, handle_file
 
-from benchmarks import reporting, serving
+from benchmarks import reporting, serving, visitors
 from cce.data import datasets as data
 from cce.data.pictures import to_png
 
 EARLY, MOST_GROWTH = 50, 1.15
+PARTS = ("together", "hog", "mixed", "memory", "sessions")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=3, help="attacks of each of them, one after the other")
     parser.add_argument("--attacks", type=int, default=500, help="attacks after which memory is measured again")
     parser.add_argument("--sessions", type=int, default=5000, help="visitors who come once")
+    parser.add_argument("--clients", type=int, default=50, help="how many call now this and now that")
+    parser.add_argument("--seconds", type=float, default=120, help="for how long they do")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     parser.add_argument("--model", default="digits-cce-dm", help="the ensemble that is attacked")
     options = parser.parse_args(arguments)
     with serving.studio(options.threads) as served, tempfile.TemporaryDirectory() as folder:
@@ -42,10 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shape = data.samples(options.model.split("-")[0])
         picture.write_bytes(to_png(shape.pixels()[0]))
         given = {"image": handle_file(picture), "label": "auto", "model": options.model, "steps": 20}
-        rows = [together(served.url, given, options.users, options.each)]
-        done = options.users * options.each
-        rows += memory(served, given, done, options.attacks)
-        rows.append(sessions(served, options.sessions))
+        rows: list[dict[str, Any]] = [{"what": "memory after the start", "MB": served.resident()}]
+        done = 0
+        if "together" in options.parts:
+            rows.append(together(served.url, given, options.users, options.each))
+            done = options.users * options.each
+        if "hog" in options.parts:
+            rows.append(visitors.after_a_hog(served, picture, options.model))
+        if "mixed" in options.parts:
+            told = (options.clients, options.seconds, options.seed)
+            rows.append(visitors.mixed(served, picture, options.model, *told))
+        if "memory" in options.parts:
+            rows += memory(served, given, done, options.attacks)
+        if "sessions" in options.parts:
+            rows.append(sessions(served, options.sessions))
     reporting.report({}, rows, options.json)
     return 0
 
