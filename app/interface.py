@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from app import link_preview, long_work, model_lists, picture_files, plotly_script, upload_limit
+from app import link_preview, long_work, model_lists, picture_files, plotly_script, sessions, upload_limit
 from app.api import analysis_endpoints, arguments, endpoints
 from app.components import COMPUTE, LOOK
 from app.doors import Doors, own_names
@@ -44,6 +44,7 @@ HEADER = """
 def build(studio: Studio) -> gr.Blocks:
     """The page, ready to be launched with `launch_settings`."""
     picture_files.write_once()
+    sessions.remember_little()
     with gr.Blocks(title="CCE Studio", analytics_enabled=False, delete_cache=_KEEP_FILES) as demo:
         gr.HTML(HEADER)
         with gr.Tabs():
