@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from app import link_preview, long_work, model_lists, picture_files, plotly_script, sessions, upload_limit
+from app import link_preview, long_work, memory, model_lists, picture_files, plotly_script, sessions, upload_limit
 from app.api import analysis_endpoints, arguments, endpoints
 from app.components import COMPUTE, LOOK
 from app.doors import Doors, own_names
@@ -27,7 +27,7 @@ TABS = (attack, detection, surface, transferability, paper, training)
 """The tabs in their order; each module has a TITLE and a `build(studio)`."""
 
 SESSIONS = 300
-"""Visitors whose page is remembered, the last ones: each takes 0.9 MB."""
+"""Visitors whose page is remembered, the last ones, with their pictures and results."""
 
 _STATIC = Path(__file__).parent / "static"
 _SWEEP_SECONDS = 600.0
@@ -97,6 +97,7 @@ def launch_settings(
     doors = Middleware(Doors, names=own_names(host, names), uploads=files)
     if demo is not None:
         repeat(files.sweep, _SWEEP_SECONDS, "temporary files")
+        repeat(memory.give_back, memory.EVERY_SECONDS, "memory")
     return dict(
         theme=_theme(),
         css=_style(),

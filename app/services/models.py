@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
 from cce.checkpoints.folder import FILES, Checkpoint, CheckpointError
@@ -21,7 +23,7 @@ from cce.checkpoints.hub import HubError
 from cce.checkpoints.measurements import read_measurement
 from cce.config import ConfigError
 from cce.evaluation.presets import summary
-from cce.models import resolve_device
+from cce.models import Ensemble, resolve_device
 from cce.reporting.cards import percent
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ MOST_HUB_BYTES = 200_000_000
 HUB_IDLE_SECONDS = 600.0
 """An ensemble from the Hub that nobody has used for so long makes room for another."""
 
-MOST_LOADED_BYTES = 500_000_000
+MOST_LOADED_BYTES = 60_000_000
 """Weights that are kept in memory; those that were used least recently leave first."""
 
 _Stamp = tuple[int, ...]
@@ -107,6 +109,7 @@ class Registry:
         self.device = resolve_device(device)
         self._from_hub: dict[str, _Fetched] = {}
         self._loaded: OrderedDict[str, tuple[_Stamp, Checkpoint]] = OrderedDict()  # the last used last
+        self._described: dict[str, tuple[_Stamp, Checkpoint]] = {}
         self._refused: dict[str, str] = {}
         self._lock, self._hub_lock = threading.Lock(), threading.Lock()
 
@@ -161,6 +164,7 @@ class Registry:
         fetched = self._from_hub.pop(repository)
         with self._lock:
             self._loaded.pop(repository, None)
+            self._described.pop(repository, None)
             self._refused.pop(repository, None)
         if fetched.ours:
             hub.remove(repository, fetched.folder)
@@ -194,7 +198,7 @@ class Registry:
     def _usable(self, entry: Entry) -> Checkpoint | None:
         """The ensemble, None where it would not load, whatever the reason; the log says which."""
         try:
-            return self.get(entry.id)
+            return self.described(entry.id)
         except CheckpointError as error:
             log.warning("%s is left out: %s", entry.id, error)
         except Exception:
@@ -222,6 +226,24 @@ class Registry:
             checkpoint = self._loaded[entry.id][1]
             self._let_go()
             return checkpoint
+
+    def described(self, name: str | None) -> Checkpoint:
+        """The ensemble of that id without its weights, for its shape and what was measured of it; see `get`.
+
+        All of them are read for one page, and their weights would take 300 MB. That they can be loaded was seen once.
+        """
+        entry = next((e for e in self.entries() if e.id == name), None)
+        stamp = _stamp(entry.folder) if entry else ()
+        with self._lock:
+            known = self._described.get(str(name))
+        if entry is None or known is None or known[0] != stamp:
+            checkpoint = self.get(name)
+            with torch.device("meta"):
+                model = Ensemble(checkpoint.model.config).eval()
+            known = (stamp, replace(checkpoint, model=model))
+            with self._lock:
+                self._described[str(name)] = known
+        return known[1]
 
     def _let_go(self) -> None:
         """Keep in memory what was used last, up to `MOST_LOADED_BYTES`, and always one."""

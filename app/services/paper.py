@@ -105,7 +105,7 @@ def _ensembles(studio: Studio) -> tuple[list[Checkpoint], list[str]]:
     made, damaged = [], []
     for entry in sorted((e for e in studio.registry.entries() if not e.on_hub), key=lambda e: e.run):
         try:
-            checkpoint = studio.registry.get(entry.id)
+            checkpoint = studio.registry.described(entry.id)
             check(checkpoint.id not in {c.id for c in made}, f"another ensemble is called {checkpoint.id} too")
             made.append(checkpoint)
         except (CheckpointError, ConfigError) as error:

@@ -107,7 +107,7 @@ def _detecting(studio: Studio) -> tuple[Checkpoint, DetectionReport] | None:
     made = []
     for entry in studio.registry.entries():
         try:
-            made.append(studio.registry.get(entry.id))
+            made.append(studio.registry.described(entry.id))
         except (CheckpointError, ConfigError) as error:
             log.warning("%s is left out: %s", entry.id, error)
     c = printed.find(wanted, made)
@@ -181,7 +181,7 @@ def _how_often(panels: Sequence[Mapping[str, Any]], studio: Studio) -> str:
     said = []
     for p in panels:
         try:
-            c = studio.registry.get(p["model"])
+            c = studio.registry.described(p["model"])
         except (CheckpointError, ConfigError):
             continue
         usual = default_attack(c.dataset)
