@@ -41,7 +41,7 @@ class Words(HTMLParser):
         *("detection-source", "detection-board", "detection-roc", "detection-auc"),
         *("surface-subject", "surface-pictures", "surface-views"),
         *("transferability-source", "flow", "a-matrix", "black-box-source", "black-box"),
-        *("method", "tables", "figure-list", "detection-figures"),
+        *("method", "tables", "detection-figures"),
     ],
 )
 def test_no_panel_is_blank_before_it_is_filled(page: gr.Blocks, panel: str):
