@@ -12,8 +12,8 @@ from app.api import arguments
 USUAL = {
     "classify": [None, "tiny-two", 50],
     "attack": [None, "auto", "tiny-two", "pgd", 8, 2, 3, "ensemble", 0, 50],
-    "surface": [None, "auto", "tiny-two", "pgd", 8, 2, 2, "ensemble", 0, 16, 9, 50],
-    "detection": ["tiny-two", ["pgd"], [8], 5],
+    "surface": [None, "auto", "tiny-two", "pgd", 8, 2, 2, "ensemble", 0, 16, 3, 50],
+    "detection": ["tiny-two", ["fgsm"], [8], 1],
     "transferability": ["tiny-two", 3, "pgd", 8, 2, 2, 0],
     "run": ["x"],
 }
@@ -28,15 +28,25 @@ def page(registry, tmp_path_factory):
     return interface.build(Studio(registry, training=Training(Jobs(tmp_path_factory.mktemp("runs")), Policy())))
 
 
+@pytest.fixture(scope="module")
+def state(page):
+    """One caller's state: it copies the whole page."""
+    return SessionState(page)
+
+
 def listener(page, name):
     return next(f for f in page.fns.values() if f.api_name == name and f.api_visibility == "public")
 
 
-def call(page, name, given):
-    """The endpoint's answer to arguments as they come: read, then used."""
-    fn = listener(page, name)
-    read = asyncio.run(page.preprocess_data(fn, given, SessionState(page)))
-    return fn.fn(*read)
+@pytest.fixture(scope="module")
+def call(page, state):
+    """Calls an endpoint with arguments as they come: they are read, then used."""
+
+    def answer(name, given):
+        fn = listener(page, name)
+        return fn.fn(*asyncio.run(page.preprocess_data(fn, given, state)))
+
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -50,27 +60,27 @@ def call(page, name, given):
         ("detection", 2, 5, "The epsilons are 5; they are a list"),
     ],
 )
-def test_the_words_name_the_argument_and_what_it_takes(name, place, value, words, page):
+def test_the_words_name_the_argument_and_what_it_takes(name, place, value, words, call):
     given = list(USUAL[name])
     given[place] = value
     with pytest.raises(gr.Error, match=words):
-        call(page, name, given)
+        call(name, given)
 
 
-def test_too_few_arguments_are_named(page):
+def test_too_few_arguments_are_named(call):
     with pytest.raises(gr.Error, match=r"/run takes 1 arguments \(id\); 0 came"):
-        call(page, "run", [])
+        call("run", [])
     with pytest.raises(gr.Error, match=r"/classify takes 3 arguments \(image, model, crop\); 1 came"):
-        call(page, "classify", [None])
+        call("classify", [None])
 
 
-def test_what_gradio_itself_cannot_read_is_told_too(page):
+def test_what_gradio_itself_cannot_read_is_told_too(call):
     path = {"path": "/nowhere/at all.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(gr.Error, match="An argument of /classify cannot be read. It takes: image, model"):
-        call(page, "classify", [path, "tiny-two"])
+        call("classify", [path, "tiny-two"])
 
 
-def test_a_value_that_fits_is_left_alone(page):
+def test_a_value_that_fits_is_left_alone(page, state):
     fn = listener(page, "attack")
     assert arguments.problem(fn, USUAL["attack"]) is None
-    assert asyncio.run(page.preprocess_data(fn, USUAL["attack"], SessionState(page))) == USUAL["attack"]
+    assert asyncio.run(page.preprocess_data(fn, USUAL["attack"], state)) == USUAL["attack"]
