@@ -332,7 +332,7 @@ def _digits_defended(defense: str) -> TrainConfig:
 
 
 def _digits_quick() -> TrainConfig:
-    """Under a minute on two cores, with a look at every epoch: to try a setting out."""
+    """Under a minute on two cores, with an evaluation at every epoch: to try a setting out."""
     trained = Phase("CCE-RM", 8, CCE_RM, _three_steps(_DIGITS_EPSILON), 3e-3, "one-cycle")
     return _digits("cce-rm", (_digits_natural(3), trained), evaluate_every=1.0)
 

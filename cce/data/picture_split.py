@@ -1,4 +1,4 @@
-"""Picture split: which pictures of a folder train, test and calibrate; it hangs on each picture's own content.
+"""Picture split: which pictures of a folder train, test and calibrate, decided by each picture's own content.
 
 A picture is known by the SHA-256 of its file. One that is added, renamed or moved never changes what another one is
 for, and the record of a split, which goes with run and checkpoint, keeps every picture in its part for good.

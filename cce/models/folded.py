@@ -35,7 +35,7 @@ class FoldedConv(nn.Conv2d):
         if x.requires_grad or torch.compiler.is_compiling() or not _can_fuse(x.device.type, x.dtype):
             return add_and_clip(super().forward(x), add, relu)
         where = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-        # The order hangs on the input's shape: one for each shape, or results would depend on which shape came first.
+        # The order depends on the input's shape: one for each shape, or results would depend on which shape came first.
         weight = self._reordered.get(tuple(x.shape), lambda: _reorder(self.weight.detach(), *where, list(x.shape)))
         operands = (weight, self.bias, *where)
         if add is None:

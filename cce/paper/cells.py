@@ -260,7 +260,7 @@ def table6(t: Transferability) -> dict[str, float]:
 
 
 def _table6_of_row(row: dict[str, Any]) -> dict[str, float]:
-    """What one attack on the ensemble tells of Table 6: all but the members' own attacks and T."""
+    """The cells of Table 6 that one attack on the ensemble gives: all but the members' own attacks and T."""
     subsets, accuracy = row.get("subsets"), row["accuracy"]
     if not subsets:
         return {}

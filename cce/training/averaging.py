@@ -60,7 +60,7 @@ def copy_of(source: Ensemble) -> Ensemble:
     made.load_state_dict({k: v.detach().clone() for k, v in source.state_dict().items()}, assign=True)
     if next(made.parameters()).device.type == "cpu":
         use_kernels(made)
-    made.to(memory_format=torch.channels_last)  # rounding hangs on the layout
+    made.to(memory_format=torch.channels_last)  # rounding depends on the layout
     return made.requires_grad_(False).eval()
 
 

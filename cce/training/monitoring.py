@@ -1,4 +1,4 @@
-"""Monitoring: a look at a model in training, whether it has collapsed, and how one look ranks against another."""
+"""Monitoring: the evaluations of a model in training, and how one of them ranks against another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def monitoring_split(dataset: Dataset, count: int) -> Split:
 def monitoring_figures(
     model: Ensemble, search: Ensemble, split: Split, attack: AttackConfig, batch_size: int, team: Team = ALONE
 ) -> dict[str, Any]:
-    """Figures of one look at a model in training: searched on `search`, judged by `model` in float32.
+    """Figures of one evaluation of a model in training: searched on `search`, judged by `model` in float32.
 
     The ensemble is attacked, and each member alone, for T (see `Transferability`).
 
@@ -119,7 +119,7 @@ def criterion(defense: Defense) -> str:
 
 
 def standing(row: dict[str, Any], defense: Defense) -> float:
-    """How good a look at a model is, by its defense's aim; the highest is the best.
+    """How good an evaluation of a model is, by its defense's aim; the highest is the best.
 
     NAT: natural accuracy. An ensemble that demotes more than it promotes (detection mode): natural accuracy
     plus the AUC of telling PGD examples by their entropy, as either alone is easily had. All others:

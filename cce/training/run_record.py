@@ -114,7 +114,7 @@ def metrics_rows(lines: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
                 count = len(row["natural_member_accuracy"])
                 members = members or count
                 if count != members:
-                    raise Misfit(f"it tells of {count} members, those before of {members}")
+                    raise Misfit(f"it has {count} members, the lines before have {members}")
             rows.append(row)
         except NotJson as error:
             if number_ < len(lines):

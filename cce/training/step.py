@@ -331,7 +331,7 @@ def train_step(
 
 
 SCALARS = (*(f.name for f in fields(LossTerms)), "loss", "entropy_clean")
-"""What `train_step` tells of a step."""
+"""The scalars that `train_step` returns."""
 ROUNDING = 0.02
 """How far two gradients of one batch may be apart in bfloat16, as a fraction of the largest."""
 

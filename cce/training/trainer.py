@@ -174,7 +174,7 @@ class Trainer:
             self.folder.save_state(tensors, self.step)
 
     def keep_best(self, row: dict[str, Any]) -> None:
-        """Keep the weights of a look in the last phase that stands above all before (see `standing`)."""
+        """Keep the weights where an evaluation in the last phase is better than all before (see `standing`)."""
         if self.step <= [0, *self.ends][-2]:
             return
         now = standing(row, self.config.defense)
