@@ -78,7 +78,7 @@ def rest_of(slider: gr.Slider) -> gr.Button:
     """What is clicked, out of sight, once where a slider that the visitor moves comes to rest, by mouse or by keys."""
     name = f"rests-{slider._id}"
     button = gr.Button(visible="hidden", elem_id=name)
-    slider.input(None, None, None, js=f"() => window.cceStudio.moved({name!r})", **PRIVATE)
+    slider.input(None, None, None, js=f"() => window.cceStudio.slid({name!r})", **PRIVATE)
     return button
 
 

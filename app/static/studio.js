@@ -121,7 +121,7 @@
   }
   // A slider tells of every step on its way. What hangs on it hangs on a button, pressed where it comes to rest.
   const moving = new Map();
-  function moved(button) {
+  function slid(button) {
     if (moving.has(button)) clearTimeout(moving.get(button));
     else hold();
     moving.set(button, setTimeout(() => {
@@ -180,6 +180,6 @@
   }
 
   window.cceStudio = { mountFigure, loadPlotly, hold, release, settled, held: () => held, giveUp,
-    focused, picked, chose, numbered, moved, refocus };
+    focused, picked, chose, numbered, slid, refocus };
   loadPlotly().catch(() => {}); // while the rest of the page loads; the first figure tries again
 })();
