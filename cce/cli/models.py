@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cce.checkpoints import folder as checkpoints
 from cce.checkpoints import hub
 from cce.checkpoints.folder import Checkpoint, CheckpointError
 from cce.cli import Commands, add_data, add_json, find_checkpoint, print_json
+from cce.config import check
 from cce.data import datasets as data
 from cce.evaluation import presets
 from cce.machine.files import write_atomically
@@ -23,6 +25,7 @@ def add(commands: Commands) -> None:
     p = commands.add("models", models, "List the released ensembles with their main figures.")
     p.add_argument("--checkpoints", type=Path, help="folder of checkpoint folders (default: those released)")
     p.add_argument("--readme", type=Path, help="also write the table between the marks of this Markdown file")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="of these ensembles (default: all)")
     add_json(p)
 
     p = commands.add("data", fetch_data, "Say which data sets are here, or get one.")
@@ -53,9 +56,18 @@ def models(options: argparse.Namespace) -> int:
             unusable.append(str(error))
     if options.readme and unusable:
         raise CheckpointError(f"the table would lack an ensemble: {unusable[0]}")
-    if options.readme:
+    if options.only:
+        there = {c.id: c for c in found}
+        missing = [name for name in options.only if name not in there]
+        check(not missing, f"there is no {missing[0] if missing else ''!r} here; there is {', '.join(there)}")
+        found = [there[name] for name in options.only]
+    if options.readme and found:
         text = options.readme.read_text(encoding="utf-8")
-        write_atomically(options.readme, with_table(text, released_table(found)))
+        folder = found[0].folder
+        assert folder is not None
+        place = os.path.relpath(folder.resolve().parent, options.readme.resolve().parent)
+        table = released_table(found, "" if place == "." else f"{Path(place).as_posix()}/")
+        write_atomically(options.readme, with_table(text, table))
     rows = [presets.summary(c) for c in found]
     if options.json:
         print_json(rows)

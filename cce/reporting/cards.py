@@ -404,8 +404,13 @@ def _odd_members(c: Checkpoint) -> list[str]:
 TABLE_MARKS = ("<!-- released:begin -->", "<!-- released:end -->")
 
 
-def released_table(released: list[Checkpoint]) -> str:
-    """Markdown table of checkpoints, from their metrics: the README's."""
+def released_table(released: list[Checkpoint], folder: str = "") -> str:
+    """Markdown table of checkpoints, from their metrics: of `checkpoints/README.md`, and a few in the README.
+
+    Args:
+        released: the checkpoints, a line each.
+        folder: where their folders are, seen from the file that holds the table; with a slash at its end.
+    """
     lines = [
         "| ensemble | loss | members | natural | robust (PGD) | detection AUC (PGD) "
         "| wrong and unflagged, attacker knows | random signs flagged | images |",
@@ -419,7 +424,7 @@ def released_table(released: list[Checkpoint]) -> str:
         benign = m.get("benign_corruptions", [])
         area = "" if first.get("auc") is None else f"{first['auc']:.4f}"
         cells = [
-            f"[{c.id}](checkpoints/{c.id}/README.md)",
+            f"[{c.id}]({folder}{c.id}/README.md)",
             c.defense_name,
             f"{c.model.config.members} x {c.model.config.architecture}",
             percent(m.get("natural", {}).get("accuracy")),

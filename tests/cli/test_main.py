@@ -156,3 +156,17 @@ def test_train_from_the_command_line_ends_in_a_checkpoint_that_loads(tmp_path, c
     assert made.model.config.members == 1
     assert made.detector is not None and made.detector.images == 180
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+def test_models_writes_the_table_of_some_ensembles_with_links_from_where_the_file_is(tmp_path, capsys):
+    here = checkpoints.released()[0].parent.parent / "README.md"
+    file = tmp_path / "table.md"
+    file.write_text("before\n<!-- released:begin -->\n<!-- released:end -->\nafter\n")
+    assert main(["models", "--readme", str(file), "--only", "digits-cce-rm", "digits-cce-dm"]) == 0
+    lines = file.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and len(lines) == 8
+    assert lines[4].startswith("| [digits-cce-rm](") and lines[5].startswith("| [digits-cce-dm](")
+    linked = lines[4].partition("](")[2].partition(")")[0]
+    assert (tmp_path / linked).resolve() == here.parent / "checkpoints" / "digits-cce-rm" / "README.md"
+    assert main(["models", "--only", "nobody"]) == 2
+    assert "there is no 'nobody' here; there is " in capsys.readouterr().err

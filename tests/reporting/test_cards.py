@@ -63,9 +63,19 @@ def test_members_that_went_different_ways_are_named():
         assert "different ways" not in card(*like)
 
 
-def test_readme_table_is_what_the_checkpoints_say():
+FEW = (
+    *("cifar10-resnet20-cce-rm-long", "cifar10-resnet20-cce-dm-long", "cifar10-resnet20-cce-dm-hardened-long"),
+    *("cifar10-resnet20-nat", "mnist-cnn2-cce-rm"),
+)
+"""What the README's own table shows."""
+
+
+def test_the_tables_of_released_ensembles_are_what_the_checkpoints_say():
+    made = {p.name: checkpoints.load(p) for p in RELEASED}
+    everything = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    assert everything == with_table(everything, released_table(list(made.values())))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == with_table(readme, released_table([checkpoints.load(p) for p in RELEASED]))
+    assert readme == with_table(readme, released_table([made[name] for name in FEW], "checkpoints/"))
 
 
 def test_the_column_of_random_signs_holds_no_other_corruption():
@@ -79,7 +89,7 @@ def test_the_column_of_random_signs_holds_no_other_corruption():
 
 def test_released_files_are_small_enough():
     sizes = [p.stat().st_size for folder in RELEASED for p in folder.iterdir()]
-    assert max(sizes) < 25_000_000 and sum(sizes) < 150_000_000
+    assert max(sizes) < 25_000_000 and sum(sizes) < 250_000_000
 
 
 def test_a_text_without_marks_is_refused():
