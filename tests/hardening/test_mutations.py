@@ -1,7 +1,7 @@
-"""60 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
+"""400 damaged run folders, checkpoint folders and sets of figures each: the Studio starts and answers in every one.
 
-The listeners of a built page are called as they are, in this process; the whole page is built anew for every fiftieth.
-`CCE_TEST_MUTATIONS=400` makes more of each.
+The listeners of a built page are called as they are, in this process; the whole page is built anew for every hundredth.
+`CCE_TEST_MUTATIONS=60` makes fewer of each.
 """
 
 import json
@@ -27,7 +27,7 @@ from tiny_runs import write_stopped_run
 
 pytestmark = pytest.mark.slow
 
-COUNT, EVERY = int(os.environ.get("CCE_TEST_MUTATIONS", "60")), 50
+COUNT, EVERY = int(os.environ.get("CCE_TEST_MUTATIONS", "400")), 100
 GOOD = "tiny-three"
 """The ensemble that nothing happens to."""
 
