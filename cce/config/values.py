@@ -62,7 +62,7 @@ def from_json(kind: type, values: Any, where: str = "config") -> Any:
     Raises:
         ConfigError: a missing, unknown or mistyped field, named with its path.
     """
-    check(isinstance(values, dict), f"{where} is {_KINDS.get(type(values), 'odd')}; it must be an object")
+    check(isinstance(values, dict), f"{where} is {_KINDS.get(type(values), 'something else')}; it must be an object")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))

@@ -3,6 +3,7 @@
 import importlib.util
 import time
 import types
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -238,6 +239,30 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, damage):
     with pytest.raises(DataError, match="delete the file and load again") as caught:
         load("mnist", tmp_path)
     assert str(path) in str(caught.value)
+
+
+HEADERS = {
+    "no Python": (b"{'descr': '|u1', 'fortran_order': (, 'shape': (3,), }", "cannot be read"),
+    "no type": (b"{'descr': '|q9', 'fortran_order': False, 'shape': (3,), }", "cannot be read"),
+    "no array": (None, "is no array"),
+}
+
+
+@pytest.mark.parametrize(("header", "words"), HEADERS.values(), ids=HEADERS)
+def test_a_header_that_numpy_chokes_on_is_told_in_words(tmp_path, header, words):
+    """NumPy raises nearly anything over these, or gives bytes."""
+    write(tmp_path, "mnist")
+    path, kept = tmp_path / "mnist.npz", {}
+    with zipfile.ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    length = b"" if header is None else len(header).to_bytes(2, "little")
+    kept["y_test.npy"] = b"nothing" if header is None else b"\x93NUMPY\x01\x00" + length + header + b"\x00" * 64
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in kept.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=f"y_test {words}.*delete the file and load again") as caught:
+        load("mnist", tmp_path)
+    assert " at 0x" not in str(caught.value)
 
 
 # Downloading
