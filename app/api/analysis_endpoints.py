@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from app.api.arguments import CROP
 from app.callers import CalledWork
 from app.components import COMPUTE, spoken
 from app.services import attacks, surfaces
@@ -32,11 +31,10 @@ def build(studio: Studio) -> None:
         seed: float,
         extent: float,
         resolution: float,
-        crop: float = 50,
     ) -> dict[str, Any]:
         """Loss and label of every member and the ensemble on a plane through the attacked picture."""
         checkpoint = studio.registry.get(model)
-        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape, crop=crop)
+        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         config = None if attack == "none" else attacks.settings(attack, epsilon, step_size, steps, target)
         found = surfaces.draw(checkpoint, picture.pixels, label, config, extent, resolution, seed, CalledWork().tell)
         return found.to_json(checkpoint.classes)
@@ -73,7 +71,6 @@ def build(studio: Studio) -> None:
         seed = gr.Number(0, label="seed: of the random start and of the axis v")
         extent = gr.Number(in_255ths(surfaces.usual_extent(default)), label="extent of the plane, in 1/255")
         resolution = gr.Number(surfaces.RESOLUTION, label=f"resolution: points along an axis, at most {surfaces.MOST}")
-        crop = gr.Number(50, label=CROP)
         grids = gr.JSON(label="surface")
         look = gr.Button("surface")
         names = gr.CheckboxGroup(service.ATTACKS, value=["pgd"], label="attacks")
@@ -81,7 +78,7 @@ def build(studio: Studio) -> None:
         count = gr.Number(50, label=f"count: of test pictures, at most {service.MOST}")
         found = gr.JSON(label="detection")
         measure = gr.Button("detection")
-    typed = [image, label, model, attack, epsilon, step_size, steps, target, seed, extent, resolution, crop]
+    typed = [image, label, model, attack, epsilon, step_size, steps, target, seed, extent, resolution]
     look.click(spoken(surface), typed, grids, api_name="surface", **COMPUTE)
     asked = [model, names, epsilons, count]
     measure.click(spoken(detection), asked, found, api_name="detection", **COMPUTE)

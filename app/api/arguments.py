@@ -16,9 +16,6 @@ from gradio.blocks import BlockFunction
 
 log = logging.getLogger(__name__)
 
-CROP = "crop: the part of a picture that is taken, 0 left or top, 50 the middle, 100 right or bottom"
-"""The label of an optional last argument."""
-
 _SHOWN = 60
 """Characters of an odd value that are shown."""
 
@@ -32,7 +29,6 @@ def refuse_in_words(demo: gr.Blocks) -> None:
     read = demo.preprocess_data
 
     async def reads(block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        inputs = completed(block_fn, inputs)
         if words := problem(block_fn, inputs):
             raise _refusal(block_fn, words)
         try:
@@ -45,18 +41,6 @@ def refuse_in_words(demo: gr.Blocks) -> None:
             raise _refusal(block_fn, words) from error
 
     demo.preprocess_data = reads  # type: ignore[method-assign]
-
-
-def completed(block_fn: BlockFunction, inputs: Any) -> Any:
-    """The arguments of a call of an endpoint, with the usual ones in the place of optional last ones that did not come.
-
-    A program that was written before an argument was added is answered as before.
-    """
-    if block_fn.api_visibility != "public" or not isinstance(inputs, list):
-        return inputs
-    usual = [p.default for p in inspect.signature(block_fn.fn).parameters.values()]
-    rest = usual[len(inputs) :]
-    return inputs if inspect.Parameter.empty in rest else [*inputs, *rest]
 
 
 def _refusal(block_fn: BlockFunction, words: str) -> gr.Error:

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.api.arguments import CROP
 from app.callers import CalledWork
 from app.components import COMPUTE, LOOK, spoken
 from app.services import attacks
@@ -25,17 +24,15 @@ def build(studio: Studio) -> None:
         """The ensembles, with their main measured figures (None: not measured)."""
         return studio.registry.summaries()
 
-    def classify(image: bytes | None, model: str, crop: float = 50) -> dict[str, Any]:
+    def classify(image: bytes | None, model: str) -> dict[str, Any]:
         """What each member and the ensemble say of a picture, its entropy in nats, and whether it is flagged.
 
         Args:
             image: a picture file; it is cropped and resized to what the ensemble takes.
             model: the id of an ensemble, as `models` lists them.
-            crop: which part of a picture is taken that is longer on one side: 0 is left or top, 50 the middle, 100
-                right or bottom.
         """
         checkpoint = studio.registry.get(model)
-        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape, crop=crop)
+        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         return attacks.classify(checkpoint, picture.pixels)
 
     def attack(
@@ -48,7 +45,6 @@ def build(studio: Studio) -> None:
         steps: float,
         target: str,
         seed: float,
-        crop: float = 50,
     ) -> tuple[Image.Image, dict[str, Any]]:
         """Attack a picture: the adversarial one as a lossless PNG, and what became of each member.
 
@@ -62,10 +58,9 @@ def build(studio: Studio) -> None:
             steps: how often it moves.
             target: ensemble, or member 1, member 2 and so on.
             seed: of random starts.
-            crop: which part of the picture is taken, as in `classify`.
         """
         checkpoint = studio.registry.get(model)
-        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape, crop=crop)
+        picture = attacks.open_upload(image or b"", checkpoint.model.config.input_shape)
         config = attacks.settings(attack, epsilon, step_size, steps, target)
         made = attacks.attack_in_steps(checkpoint, picture.pixels, label, config, seed, CalledWork().tell)
         return to_picture(made.x_adv), made.result
@@ -81,11 +76,10 @@ def build(studio: Studio) -> None:
         steps = gr.Number(default.steps, label="steps")
         target = gr.Textbox(default.target, label="target: ensemble, or member n")
         seed = gr.Number(0, label="seed")
-        crop = gr.Number(50, label=CROP)
         adversarial = gr.Image(format="png", image_mode=None, label="adversarial")
         result = gr.JSON(label="result")
         ask, go = gr.Button("classify"), gr.Button("attack")
     gr.api(spoken(models), api_name="models", **LOOK)
-    ask.click(spoken(classify), [image, model, crop], result, api_name="classify", **LOOK)
-    typed = [image, label, model, name, epsilon, step_size, steps, target, seed, crop]
+    ask.click(spoken(classify), [image, model], result, api_name="classify", **LOOK)
+    typed = [image, label, model, name, epsilon, step_size, steps, target, seed]
     go.click(spoken(attack), typed, [adversarial, result], api_name="attack", **COMPUTE)

@@ -1,15 +1,11 @@
 """The part of a picture that is used can be moved: on the page, in its link, at the endpoints, on the command line."""
 
-import asyncio
 import json
 
-import gradio as gr
 import pytest
 import torch
-from gradio.state_holder import SessionState
 from PIL import Image
 
-from app import interface
 from app.services import attacks, links
 from app.tabs import picture_picker
 from cce.__main__ import main
@@ -79,29 +75,6 @@ def test_a_link_keeps_the_crop(registry, studio):
 def test_a_crop_of_a_link_that_cannot_be_used_is_told(crop, registry):
     setting = links.setting_of({"crop": crop}, "tiny-two", registry.get("tiny-two"), [])
     assert setting.crop == 50 and "The crop is" in " ".join(setting.problems)
-
-
-@pytest.fixture(scope="module")
-def page(studio):
-    return interface.build(studio)
-
-
-def listener(page, name):
-    return next(f for f in page.fns.values() if f.api_name == name and f.api_visibility == "public")
-
-
-def test_the_endpoints_take_a_crop_and_need_none(page, wide):
-    fn = listener(page, "classify").fn
-    asked = [fn(wide.read_bytes(), "tiny-two", *more) for more in ([], [50], [0], [100])]
-    assert asked[0] == asked[1] and asked[2] != asked[3]
-    with pytest.raises(gr.Error, match="The crop is 101; it is from 0"):
-        fn(wide.read_bytes(), "tiny-two", 101)
-    given = [None, "auto", "tiny-two", "pgd", 8, 2, 1, "ensemble", 0]
-    attack = listener(page, "attack")
-    read = asyncio.run(page.preprocess_data(attack, given, SessionState(page)))
-    assert read[-1] == 50  # so many arguments as before there was a crop
-    with pytest.raises(gr.Error, match="This file is empty"):
-        attack.fn(*read)
 
 
 def test_the_command_line_takes_a_crop(wide, tiny_checkpoints, capsys):

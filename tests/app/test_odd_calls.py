@@ -10,9 +10,9 @@ from app import interface
 from app.api import arguments
 
 USUAL = {
-    "classify": [None, "tiny-two", 50],
-    "attack": [None, "auto", "tiny-two", "pgd", 8, 2, 3, "ensemble", 0, 50],
-    "surface": [None, "auto", "tiny-two", "pgd", 8, 2, 2, "ensemble", 0, 16, 3, 50],
+    "classify": [None, "tiny-two"],
+    "attack": [None, "auto", "tiny-two", "pgd", 8, 2, 3, "ensemble", 0],
+    "surface": [None, "auto", "tiny-two", "pgd", 8, 2, 2, "ensemble", 0, 16, 3],
     "detection": ["tiny-two", ["fgsm"], [8], 1],
     "transferability": ["tiny-two", 3, "pgd", 8, 2, 2, 0],
     "run": ["x"],
@@ -70,7 +70,7 @@ def test_the_words_name_the_argument_and_what_it_takes(name, place, value, words
 def test_too_few_arguments_are_named(call):
     with pytest.raises(gr.Error, match=r"/run takes 1 arguments \(id\); 0 came"):
         call("run", [])
-    with pytest.raises(gr.Error, match=r"/classify takes 3 arguments \(image, model, crop\); 1 came"):
+    with pytest.raises(gr.Error, match=r"/classify takes 2 arguments \(image, model\); 1 came"):
         call("classify", [None])
 
 

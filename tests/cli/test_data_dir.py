@@ -180,7 +180,7 @@ def test_reproduce_leaves_it_out_and_says_so(save, tiny_checkpoints, tmp_path, c
         assert f"cce reproduce: {name} is left out: its data set 'pets' is none of mnist, digits," in said
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["checkpoints"] == ["tiny-two"] and [i["name"] for i in record["others"]] == ["tiny-two"]
-    assert len(record["left_out"]) == 2 and "other is left out: its data set &#x27;pets&#x27;" in out.read_text()
+    assert len(record["left_out"]) == 2 and "other is left out: its data set &#39;pets&#39;" in out.read_text()
     assert main([*words, "--checkpoints", *own]) == 0  # with nothing else: every cell says that it has no ensemble
     assert "left out" in capsys.readouterr().err
     assert json.loads(out.with_suffix(".json").read_text())["others"] == []
