@@ -116,7 +116,7 @@
     if (values.get(list) === value) return;
     values.set(list, value);
     hold(); // until those who listen to the button have had time to do so themselves
-    setTimeout(release, 200);
+    setTimeout(release, 600);
     document.querySelector(`#${list}`)?.click();
   }
   // A slider tells of every step on its way. What hangs on it hangs on a button, pressed where it comes to rest.
@@ -127,7 +127,7 @@
     moving.set(button, setTimeout(() => {
       moving.delete(button);
       document.querySelector(`#${button}`)?.click();
-      setTimeout(release, 200);
+      setTimeout(release, 600);
     }, 250));
   }
   // A table that was unfolded stays so when its panel is filled anew.
