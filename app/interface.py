@@ -17,6 +17,7 @@ from app.api import analysis_endpoints, arguments, endpoints
 from app.components import COMPUTE, LOOK
 from app.doors import Doors, own_names
 from app.figures import palette
+from app.services import turns
 from app.services.zero_gpu import on_gpu
 from app.studio import Studio
 from app.tabs import attack, detection, hub_models, paper, surface, training, transferability
@@ -57,6 +58,7 @@ def build(studio: Studio) -> gr.Blocks:
         model_lists.keep_current(studio, demo)
         long_work.stop_with_the_page(demo)
     _lend_gpu(demo)
+    _looks_go_first(demo)
     _leave_alone(demo)
     arguments.refuse_in_words(demo)
     demo.queue(default_concurrency_limit=4, api_open=False, max_size=64)
@@ -69,6 +71,13 @@ def _lend_gpu(demo: gr.Blocks) -> None:
         computes = listener.concurrency_id in (COMPUTE["concurrency_id"], LOOK["concurrency_id"])
         if computes and not inspect.isgeneratorfunction(listener.fn):
             listener.fn = on_gpu(listener.fn)
+
+
+def _looks_go_first(demo: gr.Blocks) -> None:
+    """Long work gives way to each short look."""
+    for listener in demo.fns.values():
+        if listener.concurrency_id == LOOK["concurrency_id"] and listener.fn is not None:
+            listener.fn = turns.looking(listener.fn)
 
 
 def _leave_alone(demo: gr.Blocks) -> None:

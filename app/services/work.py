@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from app.services import turns
 from cce.config import check
 
 MOST_STEPS = 200_000
@@ -80,6 +81,7 @@ class Work:
         """
         if self.cancelled:
             raise CancelledWork
+        turns.give_way()
         self.what, self.fraction = what, min(1.0, max(0.0, fraction))
 
     def left(self) -> str:
