@@ -42,26 +42,29 @@ class Rates:
 class Curve:
     """A detector of one ensemble at every threshold.
 
-    `clean_flagged` and `missed` fall and rise together along `thresholds` `(P,)`, which rise; `images` is how many the
-    detector-aware attacks had; `worst` says which attack is the worst on how many images; `detector` is the calibrated
-    one, where there is one.
+    `clean_flagged` falls and `missed` rises along `thresholds` `(P,)`, which rise; `reached` `(M,)` and `worst` are of
+    `worst_scores`; `detector` is the calibrated one, where there is one.
     """
 
     score: str
     thresholds: np.ndarray
     clean_flagged: np.ndarray
     missed: np.ndarray
-    images: int
+    reached: np.ndarray
     worst: dict[str, int]
     report: DetectionReport
     detector: Detector | None = None
+
+    @property
+    def images(self) -> int:
+        """How many pictures the detector-aware attacks had."""
+        return len(self.reached)
 
     def at(self, threshold: float) -> Rates:
         """All figures at a threshold."""
         clean = self.report.clean
         kept = clean.scores[self.score] <= threshold
-        reached = worst_scores(self.report, self.score)[0]
-        missed = float((np.isfinite(reached) & (reached <= threshold)).mean())
+        missed = float((np.isfinite(self.reached) & (self.reached <= threshold)).mean())
         accuracy = float(clean.right[kept].mean()) if kept.any() else None
         benign = {s.name: float((s.scores[self.score] > threshold).mean()) for s in self.report.benign}
         return Rates(threshold, float(1 - kept.mean()), missed, float(kept.mean()), accuracy, benign)
@@ -126,7 +129,7 @@ def curve(report: DetectionReport, score: str = "entropy", detector: Detector | 
     thresholds = np.unique(np.concatenate([[lowest], clean, reached[np.isfinite(reached)]]))
     flagged = 1 - np.searchsorted(np.sort(clean), thresholds, "right") / len(clean)
     missed = np.searchsorted(np.sort(reached), thresholds, "right") / len(reached)
-    return Curve(score, thresholds, flagged, missed, len(reached), worst, report, detector)
+    return Curve(score, thresholds, flagged, missed, reached, worst, report, detector)
 
 
 def curves(report: DetectionReport) -> dict[str, Curve]:
