@@ -143,7 +143,8 @@ def _subject(picture: Picture, true: str | None, config: AttackConfig | None, fo
     )
     outcome = ""
     if found.result:
-        outcome = f'<p class="outcome">{escape(verdicts.fooled(found.result, true is not None))}</p>'
+        words = verdicts.change(found.result["benign"], found.result["adversarial"], true)
+        outcome = f'<p class="outcome">{escape(words)}</p>'
     return note(f"{verdicts.subject(picture.name, true)} {what}{cut}") + outcome
 
 
